@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package procmem looks at the memory of another process through /proc.
+package procmem
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/faultline-go/faultline/mem"
+)
+
+// VMA is one line of proc_pid_maps(5).
+type VMA struct {
+	mem.Range
+	Read, Write, Exec, Shared bool
+	Inode                     uint64
+	// Name is the file, or what the kernel calls the mapping, such as
+	// "[heap]"; empty for most anonymous memory.
+	Name string
+}
+
+// Anonymous reports whether the mapping is private anonymous memory, which
+// excludes what the kernel made for itself, and the main stack.
+func (v VMA) Anonymous() bool {
+	if v.Shared {
+		return false
+	}
+	switch {
+	case v.Name == "/dev/zero":
+		return true // a private mapping of it is anonymous memory
+	case v.Inode != 0:
+		return false
+	case v.Name == "" || v.Name == "[heap]":
+		return true
+	}
+	return strings.HasPrefix(v.Name, "[anon:") // PR_SET_VMA_ANON_NAME
+}
+
+// Maps returns the mappings of a process in order of address. The list is
+// put together page by page while the process runs: it can miss or repeat
+// what changes meanwhile.
+func Maps(pid int) ([]VMA, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return nil, err
+	}
+	return parseMaps(b)
+}
+
+func parseMaps(b []byte) ([]VMA, error) {
+	vmas := make([]VMA, 0, bytes.Count(b, []byte{'\n'}))
+	for line := range bytes.Lines(b) {
+		v, err := parseVMA(string(bytes.TrimSuffix(line, []byte{'\n'})))
+		if err != nil {
+			return nil, fmt.Errorf("maps line %q: %w", line, err)
+		}
+		vmas = append(vmas, v)
+	}
+	return vmas, nil
+}
+
+func parseVMA(line string) (v VMA, err error) {
+	// address perms offset dev inode name; the name may hold spaces.
+	f := strings.SplitN(line, " ", 6)
+	if len(f) < 5 || len(f[1]) != 4 {
+		return v, fmt.Errorf("not of the form of a mapping")
+	}
+	from, to, ok := strings.Cut(f[0], "-")
+	start, err1 := strconv.ParseUint(from, 16, 64)
+	end, err2 := strconv.ParseUint(to, 16, 64)
+	inode, err3 := strconv.ParseUint(f[4], 10, 64)
+	for _, e := range []error{err1, err2, err3} {
+		if e != nil {
+			return v, e
+		}
+	}
+	if !ok || end <= start {
+		return v, fmt.Errorf("not a range of addresses")
+	}
+	v = VMA{
+		Range: mem.Range{Start: mem.Addr(start), End: mem.Addr(end)},
+		Read:  f[1][0] == 'r', Write: f[1][1] == 'w', Exec: f[1][2] == 'x', Shared: f[1][3] == 's',
+		Inode: inode,
+	}
+	if len(f) == 6 {
+		v.Name = strings.TrimLeft(f[5], " ")
+	}
+	return v, nil
+}
+
+// Usage is the resident memory of a process in bytes, by kind.
+type Usage struct {
+	// Anon is private memory that was written: heaps, stacks, and the pages
+	// of private file mappings that the process has changed.
+	Anon uint64
+	// File is pages of files and of shared memory.
+	File uint64
+}
+
+// Resident returns what proc_pid_statm(5) says. The kernel keeps these counts
+// per processor and sums them loosely before Linux 6.2, and so may be some
+// hundred KiB off.
+func Resident(pid int) (Usage, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return Usage{}, err
+	}
+	return parseStatm(string(b))
+}
+
+func parseStatm(s string) (Usage, error) {
+	f := strings.Fields(s)
+	if len(f) < 3 {
+		return Usage{}, fmt.Errorf("statm %q: too few fields", s)
+	}
+	total, err1 := strconv.ParseUint(f[1], 10, 52)
+	file, err2 := strconv.ParseUint(f[2], 10, 52)
+	if err1 != nil || err2 != nil {
+		return Usage{}, fmt.Errorf("statm %q: not numbers", s)
+	}
+	return Usage{Anon: (total - min(total, file)) * mem.PageSize, File: file * mem.PageSize}, nil
+}
+
+// Threads returns the number of threads of a process, 0 if it has ended.
+func Threads(pid int) int {
+	d, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return 0
+	}
+	return len(d)
+}
+
+// HasFlag reports whether any mapping of a process has a flag of
+// proc_pid_smaps(5), such as "um". It is slow: the kernel looks at every
+// page.
+func HasFlag(pid int, flag string) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+	if err != nil {
+		return false
+	}
+	for line := range bytes.Lines(b) {
+		if rest, ok := bytes.CutPrefix(line, []byte("VmFlags:")); ok {
+			for f := range bytes.FieldsSeq(rest) {
+				if string(f) == flag {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// Running reports whether a thread runs or waits for a processor.
+func Running(pid, tid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/stat", pid, tid))
+	if err != nil {
+		return false
+	}
+	// The command in field 2 may hold spaces and parentheses.
+	i := bytes.LastIndexByte(b, ')')
+	return i >= 0 && i+2 < len(b) && b[i+2] == 'R'
+}

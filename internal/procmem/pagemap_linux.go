@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package procmem
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/mem"
+)
+
+// Numbers of the PAGEMAP_SCAN ioctl (pagemap_scan(2const), since Linux 6.7).
+const (
+	pagemapScan   = 0xc0606610
+	pageIsPresent = 1 << 3
+	scanRegions   = 512
+)
+
+// scanArg is struct pm_scan_arg.
+type scanArg struct {
+	size, flags                     uint64
+	start, end, walkEnd             uint64
+	vec, vecLen, maxPages           uint64
+	inverted, mask, anyOf, returned uint64
+}
+
+// scanRegion is struct page_region.
+type scanRegion struct{ start, end, categories uint64 }
+
+// Pagemap finds out which pages of a process are present. It stays bound to
+// the address space that the process had when it was opened. It is not safe
+// for concurrent use.
+type Pagemap struct {
+	f      *os.File
+	vec    []scanRegion
+	noScan bool // the kernel is older than the ioctl
+}
+
+// OpenPagemap opens the pagemap of a process, which takes the permission to
+// trace it.
+func OpenPagemap(pid int) (*Pagemap, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
+	if err != nil {
+		return nil, err
+	}
+	return &Pagemap{f: f, vec: make([]scanRegion, scanRegions)}, nil
+}
+
+// Close closes the pagemap.
+func (p *Pagemap) Close() error { return p.f.Close() }
+
+// Present calls f for each part of r whose pages are present, in order of
+// address. Pages of zeros that were only read are among them.
+func (p *Pagemap) Present(r mem.Range, f func(mem.Range)) error {
+	if !p.noScan {
+		err := p.scan(r, f)
+		if !errors.Is(err, syscall.ENOTTY) && !errors.Is(err, syscall.EINVAL) {
+			return err
+		}
+		p.noScan = true
+	}
+	return p.read(r, f)
+}
+
+func (p *Pagemap) scan(r mem.Range, f func(mem.Range)) error {
+	for !r.Empty() {
+		arg := scanArg{
+			start: uint64(r.Start), end: uint64(r.End),
+			vecLen: scanRegions,
+			mask:   pageIsPresent, returned: pageIsPresent,
+		}
+		arg.size = 96
+		arg.vec = addressOf(p.vec)
+		n, err := scanIoctl(p.f.Fd(), &arg)
+		if err != nil {
+			return fmt.Errorf("PAGEMAP_SCAN %v: %w", r, err)
+		}
+		for _, v := range p.vec[:n] {
+			f(mem.Range{Start: mem.Addr(v.start), End: mem.Addr(v.end)})
+		}
+		if mem.Addr(arg.walkEnd) <= r.Start {
+			return fmt.Errorf("PAGEMAP_SCAN %v: no progress", r)
+		}
+		r.Start = mem.Addr(arg.walkEnd)
+	}
+	return nil
+}
+
+// read does the same page by page, for kernels before 6.7.
+func (p *Pagemap) read(r mem.Range, f func(mem.Range)) error {
+	const present = 1 << 63
+	buf := make([]byte, 512*8)
+	run := mem.Range{Start: r.Start, End: r.Start}
+	for at := r.Start; at < r.End; {
+		n := min(len(buf), int(r.End-at)>>mem.PageShift*8)
+		n, err := p.f.ReadAt(buf[:n], int64(at)>>mem.PageShift*8)
+		if n < 8 {
+			if err == nil || err == io.EOF {
+				break // past the end of the address space
+			}
+			return fmt.Errorf("pagemap at %v: %w", at, err)
+		}
+		for i := 0; i+8 <= n; i += 8 {
+			if binary.NativeEndian.Uint64(buf[i:])&present == 0 {
+				if !run.Empty() {
+					f(run)
+				}
+				run = mem.Range{Start: at + mem.PageSize, End: at + mem.PageSize}
+			} else {
+				run.End = at + mem.PageSize
+			}
+			at += mem.PageSize
+		}
+	}
+	if !run.Empty() {
+		f(run)
+	}
+	return nil
+}
+
+// Segment is a piece of another process's memory and where to copy it.
+type Segment struct {
+	Addr mem.Addr
+	Dst  []byte
+}
+
+// Read copies memory of a process. It fails with EFAULT if any of it is
+// unmapped, and waits where a page has to be brought in by a fault handler.
+func Read(pid int, segs []Segment) error {
+	const most = 512 // of the 1024 that process_vm_readv(2) takes
+	for len(segs) > 0 {
+		n := min(len(segs), most)
+		local := make([]unix.Iovec, n)
+		remote := make([]unix.RemoteIovec, n)
+		want := 0
+		for i, s := range segs[:n] {
+			local[i].Base = &s.Dst[0]
+			local[i].SetLen(len(s.Dst))
+			remote[i] = unix.RemoteIovec{Base: uintptr(s.Addr), Len: len(s.Dst)}
+			want += len(s.Dst)
+		}
+		got, err := unix.ProcessVMReadv(pid, local, remote, 0)
+		if err != nil {
+			return fmt.Errorf("process_vm_readv of pid %d at %v: %w", pid, segs[0].Addr, err)
+		}
+		if got != want {
+			return fmt.Errorf("process_vm_readv of pid %d at %v: %d of %d bytes: %w",
+				pid, segs[0].Addr, got, want, syscall.EFAULT)
+		}
+		segs = segs[n:]
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package procmem
+
+import (
+	"os"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/faultline-go/faultline/mem"
+)
+
+func TestParseMaps(t *testing.T) {
+	got, err := parseMaps([]byte(`55d0c0a00000-55d0c0a21000 rw-p 00000000 00:00 0                          [heap]
+7f00a0000000-7f00a0021000 rw-p 00000000 00:00 0 
+7f00a1000000-7f00a1001000 r-xp 00001000 fe:00 1234                       /lib/a file with spaces.so
+7f00a2000000-7f00a2001000 rw-s 00000000 00:01 99                         /dev/zero (deleted)
+7f00a3000000-7f00a3001000 rw-p 00000000 00:06 5                          /dev/zero
+7f00a4000000-7f00a4001000 ---p 00000000 00:00 0                          [anon:arena]
+7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0                          [stack]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	type row struct {
+		Name  string
+		Anon  bool
+		Pages int
+	}
+	var rows []row
+	for _, v := range got {
+		rows = append(rows, row{v.Name, v.Anonymous(), v.Pages()})
+	}
+	want := []row{
+		{"[heap]", true, 33},
+		{"", true, 33},
+		{"/lib/a file with spaces.so", false, 1},
+		{"/dev/zero (deleted)", false, 1},
+		{"/dev/zero", true, 1},
+		{"[anon:arena]", true, 1},
+		{"[stack]", false, 33},
+	}
+	if d := cmp.Diff(want, rows); d != "" {
+		t.Error(d)
+	}
+	for _, bad := range []string{"x\n", "10-0 rw-p 0 0 0\n", "1-2 rw 0 0 0\n", "1000 rw-p 0 0 0\n"} {
+		if _, err := parseMaps([]byte(bad)); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func TestStatm(t *testing.T) {
+	u, err := parseStatm("100 50 20 1 0 60 0\n")
+	if err != nil || u != (Usage{Anon: 30 * mem.PageSize, File: 20 * mem.PageSize}) {
+		t.Errorf("got %+v, %v", u, err)
+	}
+	for _, bad := range []string{"", "1 2", "1 x 2", "1 -2 2"} {
+		if _, err := parseStatm(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+// TestPresent touches every third page and expects both ways of asking to
+// name exactly those.
+func TestPresent(t *testing.T) {
+	const pages = 1200 // more than one batch of either way
+	b, err := syscall.Mmap(-1, 0, pages*mem.PageSize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Munmap(b)
+	base := mem.Addr(uintptr(unsafe.Pointer(&b[0])))
+	var want []mem.Range
+	for i := 0; i < pages; i += 3 {
+		b[i*mem.PageSize] = 1
+		want = append(want, mem.MakeRange(base+mem.Addr(i*mem.PageSize), mem.PageSize))
+	}
+	pm, err := OpenPagemap(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pm.Close()
+	for _, way := range []struct {
+		name string
+		f    func(mem.Range, func(mem.Range)) error
+	}{{"read", pm.read}, {"either", pm.Present}} {
+		var got []mem.Range
+		if err := way.f(mem.MakeRange(base, pages*mem.PageSize), func(r mem.Range) { got = append(got, r) }); err != nil {
+			t.Errorf("%s: %v", way.name, err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: %s", way.name, d)
+		}
+	}
+}
+
+func TestRead(t *testing.T) {
+	src := []byte("some bytes of this process")
+	a, b := make([]byte, 4), make([]byte, 5)
+	at := mem.Addr(uintptr(unsafe.Pointer(&src[0])))
+	if err := Read(os.Getpid(), []Segment{{at, a}, {at + 5, b}}); err != nil {
+		t.Skipf("process_vm_readv is not permitted here: %v", err)
+	}
+	if string(a) != "some" || string(b) != "bytes" {
+		t.Errorf("read %q and %q", a, b)
+	}
+	if err := Read(os.Getpid(), []Segment{{mem.PageSize, a}}); err == nil {
+		t.Error("read memory that is not mapped")
+	}
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The steps of mapper about protection, placement, the break and locking, and
+// its table of all steps.
+
+static void protect(void)
+{
+	uint64_t first;
+	void *p = filled(N, &first);
+	for (uint64_t gen = 1; gen < 4; gen++) {
+		MUST(mprotect(p, N * PAGE, PROT_READ) == 0);
+		pressure();
+		for (uint64_t i = 0; i < N; i += 32)
+			must_fault(at(p, i), 1, SEGV_ACCERR);
+		range_check(p, first, N, gen);
+		MUST(mprotect(p, N * PAGE, PROT_NONE) == 0);
+		pressure();
+		for (uint64_t i = 0; i < N; i += 32)
+			must_fault(at(p, i), i & 32, SEGV_ACCERR);
+		MUST(mprotect(p, N * PAGE, PROT_READ | PROT_WRITE) == 0);
+		range_check(p, first, N, gen);
+		range_write(p, first, N, gen + 1);
+		pressure();
+	}
+
+	// Every other page read-only: as many mappings as pages.
+	for (uint64_t i = 0; i < N; i += 2)
+		MUST(mprotect(at(p, i), PAGE, PROT_READ) == 0);
+	pressure();
+	range_check(p, first, N, 4);
+	MUST(mprotect(p, N * PAGE, PROT_READ | PROT_WRITE) == 0);
+	range_write(p, first, N, 5);
+	range_check(p, first, N, 5);
+	unmap(p, N);
+}
+
+// An allocator's arena: reserved without access, opened bit by bit.
+static void arena(void)
+{
+	uint64_t first = serial += 1 << 20;
+	char *p = mmap(0, 16 * N * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	MUST(p != MAP_FAILED);
+	for (uint64_t i = 0; i < N; i += 64) {
+		MUST(mprotect(at(p, i), 64 * PAGE, PROT_READ | PROT_WRITE) == 0);
+		range_check_zero(at(p, i), 1);
+		range_write(at(p, i), first + i, 64, 1);
+	}
+	pressure();
+	range_check(p, first, N, 1);
+	must_fault(at(p, N), 1, SEGV_ACCERR);
+	MUST(mmap(p, N / 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == p);
+	MUST(mprotect(p, N / 2 * PAGE, PROT_READ | PROT_WRITE) == 0);
+	range_check_zero(p, N / 2);
+	range_check(at(p, N / 2), first + N / 2, N / 2, 1);
+	unmap(p, 16 * N);
+}
+
+static void fixed_over_live(void)
+{
+	uint64_t first;
+	void *p = filled(N, &first), *middle = at(p, N / 4);
+	MUST(mmap(middle, N / 2 * PAGE, PROT_READ | PROT_WRITE,
+		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == middle);
+	pressure();
+	range_check_zero(middle, N / 2);
+	range_write(middle, first + N / 4, N / 2, 3);
+	pressure();
+	range_check(p, first, N / 4, 1);
+	range_check(middle, first + N / 4, N / 2, 3);
+	range_check(at(p, 3 * N / 4), first + 3 * N / 4, N / 4, 1);
+
+	// A file over the middle, then memory again.
+	int fd = open("/proc/self/exe", O_RDONLY);
+	MUST(fd >= 0);
+	MUST(mmap(middle, 2 * PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0) == middle);
+	close(fd);
+	if (memcmp(middle, "\177ELF", 4))
+		die("a file mapped over memory does not show");
+	MUST(mmap(middle, 2 * PAGE, PROT_READ | PROT_WRITE,
+		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == middle);
+	range_check_zero(middle, 2);
+	range_check(at(middle, 2), first + N / 4 + 2, N / 2 - 2, 3);
+	unmap(p, N);
+}
+
+// Nothing here may call malloc, which moves the break too.
+static void brk_up_down(void)
+{
+	uint64_t first = serial += 1 << 20;
+	uintptr_t odd = (uintptr_t)sbrk(0) & (PAGE - 1);
+	if (odd)
+		MUST(sbrk(PAGE - odd) != (void *)-1);
+	char *p = sbrk(N * PAGE);
+	MUST(p != (void *)-1);
+	for (uint64_t gen = 1; gen < 4; gen++) {
+		range_write(p, first, N, gen);
+		pressure();
+		MUST(sbrk(-(intptr_t)(N / 2 * PAGE)) == at(p, N));
+		must_fault(at(p, N / 2), 1, SEGV_MAPERR);
+		pressure();
+		range_check(p, first, N / 2, gen);
+		MUST(sbrk(N / 2 * PAGE) == at(p, N / 2));
+		range_check_zero(at(p, N / 2), N / 4);
+		pressure();
+		range_check_zero(at(p, N / 2), N / 2);
+		range_check(p, first, N / 2, gen);
+	}
+	MUST(sbrk(-(intptr_t)(N * PAGE)) == at(p, N));
+}
+
+static void guard_pages(void)
+{
+	uint64_t first;
+	char *p = filled(N, &first);
+	MUST(mprotect(p, PAGE, PROT_NONE) == 0);
+	MUST(mprotect(at(p, N - 1), PAGE, PROT_NONE) == 0);
+	pressure();
+	must_fault(p + PAGE - 1, 0, SEGV_ACCERR);
+	must_fault(at(p, N - 1), 1, SEGV_ACCERR);
+	range_check(at(p, 1), first + 1, N - 2, 1);
+	must_fault((char *)8, 0, SEGV_MAPERR);
+	unmap(p, N);
+}
+
+static void noreserve_sparse(void)
+{
+	enum { STRIDE = 4096, COUNT = 1024 }; // in pages: one of 16 MiB, 16 GiB in all
+	uint64_t first = serial += 1 << 30;
+	char *p = mmap(0, (uint64_t)STRIDE * COUNT * PAGE, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED && errno == ENOMEM) {
+		lacking("16 GiB of MAP_NORESERVE");
+		return;
+	}
+	MUST(p != MAP_FAILED);
+	for (uint64_t gen = 1; gen < 3; gen++) {
+		for (uint64_t i = 0; i < COUNT; i++)
+			range_write(at(p, i * STRIDE + i % 100), first + i, 1, gen);
+		pressure();
+		for (uint64_t i = 0; i < COUNT; i++)
+			range_check(at(p, i * STRIDE + i % 100), first + i, 1, gen);
+	}
+	for (uint64_t i = 0; i < COUNT; i += 16)
+		range_check_zero(at(p, i * STRIDE + i % 100 + 1), 1);
+	unmap(p, (uint64_t)STRIDE * COUNT);
+}
+
+static void populate(void)
+{
+	uint64_t first = serial += 1 << 20;
+	void *p = mmap(0, N * PAGE, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	MUST(p != MAP_FAILED);
+	pressure();
+	range_check_zero(p, N / 2);
+	range_write(p, first, N, 1);
+	pressure();
+	range_check(p, first, N, 1);
+	unmap(p, N);
+}
+
+static void locked(void)
+{
+	uint64_t first, n = 256;
+	void *p = filled(N, &first);
+	if (mlock(p, n * PAGE) && (errno == ENOMEM || errno == EPERM)) {
+		lacking("RLIMIT_MEMLOCK of 1 MiB");
+		unmap(p, N);
+		return;
+	}
+	pressure();
+	range_check(p, first, N, 1);
+	range_write(p, first, n, 2);
+	pressure();
+	MUST(munlock(p, n * PAGE) == 0);
+	pressure();
+	range_check(p, first, n, 2);
+	range_check(at(p, n), first + n, N - n, 1);
+	void *q = mmap(0, n * PAGE, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0);
+	MUST(q != MAP_FAILED);
+	range_check_zero(q, n);
+	range_write(q, first, n, 3);
+	pressure();
+	range_check(q, first, n, 3);
+	unmap(q, n);
+	unmap(p, N);
+}
+
+// The ballast goes first: locked, it could not leave.
+static void locked_all(void)
+{
+	uint64_t first, mib = ballast.pages / MIB_PAGES;
+	void *p = filled(N, &first);
+	ballast_free(&ballast);
+	struct rlimit limit;
+	MUST(getrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+	if (mlockall(MCL_CURRENT | MCL_FUTURE)) {
+		if (errno != ENOMEM && errno != EPERM)
+			die("mlockall: %s", strerror(errno));
+		lacking("mlockall");
+	}
+	range_check(p, first, N, 1);
+	void *q = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (q != MAP_FAILED) { // EAGAIN beyond the limit
+		range_check_zero(q, 1);
+		range_write(q, first, 1, 2);
+	}
+	MUST(munlockall() == 0);
+	ballast_make(&ballast, mib);
+	pressure();
+	range_check(p, first, N, 1);
+	if (q != MAP_FAILED) {
+		range_check(q, first, 1, 2);
+		unmap(q, 1);
+	}
+	unmap(p, N);
+}
+
+static void grows_down(void)
+{
+	// The kernel keeps a gap below such a mapping; take room for both.
+	uint64_t first = serial += 1 << 20, room = 4 * N;
+	char *p = anon(room * PAGE);
+	unmap(p, room);
+	char *top = mmap(at(p, room - 16), 16 * PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN, -1, 0);
+	MUST(top == at(p, room - 16));
+	char *end = at(top, 16);
+	for (uint64_t i = 1; i <= N; i++) {
+		page_write((uint64_t *)(end - i * PAGE), first + i, 1);
+		if (i % (N / 4) == 0)
+			pressure();
+	}
+	for (uint64_t i = 1; i <= N; i++)
+		page_check((uint64_t *)(end - i * PAGE), first + i, 1);
+	MUST(munmap(end - N * PAGE, N * PAGE) == 0);
+}
+
+static void dev_zero(void)
+{
+	uint64_t first = serial += 1 << 20;
+	int fd = open("/dev/zero", O_RDWR);
+	MUST(fd >= 0);
+	void *p = mmap(0, N * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	MUST(p != MAP_FAILED);
+	close(fd);
+	range_check_zero(p, N / 2);
+	range_write(p, first, N, 1);
+	pressure();
+	range_check(p, first, N, 1);
+	unmap(p, N);
+}
+
+static void zero_pages(void)
+{
+	uint64_t first = serial += 1 << 20;
+	void *p = anon(N * PAGE);
+	range_check_zero(p, N);
+	pressure();
+	range_check_zero(p, N);
+	for (uint64_t i = 0; i < N; i += 2)
+		range_write(at(p, i), first + i, 1, 1);
+	pressure();
+	for (uint64_t i = 0; i < N; i++)
+		if (i % 2)
+			range_check_zero(at(p, i), 1);
+		else
+			range_check(at(p, i), first + i, 1, 1);
+
+	// Back to zeros by writing them, which is not the same as dropping.
+	memset(p, 0, N * PAGE);
+	pressure();
+	range_check_zero(p, N);
+	unmap(p, N);
+}
+
+// The kernel itself reads and writes memory that is out.
+static void kernel_access(void)
+{
+	uint64_t first;
+	char *p = filled(N, &first), *q = anon(N * PAGE), *r = filled(N, &first);
+	int fd = memfd_create("mapper", MFD_CLOEXEC), ends[2];
+	MUST(fd >= 0);
+	range_write(p, first, N, 2);
+	pressure();
+	for (uint64_t done = 0; done < N * PAGE;) {
+		ssize_t n = write(fd, p + done, N * PAGE - done);
+		MUST(n > 0);
+		done += n;
+	}
+	pressure();
+	for (uint64_t done = 0; done < N * PAGE;) {
+		ssize_t n = pread(fd, q + done, N * PAGE - done, done);
+		MUST(n > 0);
+		done += n;
+	}
+	pressure();
+	range_check(q, first, N, 2);
+	close(fd);
+
+	// Through a pipe, into pages that hold something else and are out.
+	MUST(pipe(ends) == 0);
+	pressure();
+	for (uint64_t i = 0; i < N; i += 8) {
+		MUST(write(ends[1], at(p, i), 8 * PAGE) == 8 * (ssize_t)PAGE);
+		MUST(read(ends[0], at(r, i), 8 * PAGE) == 8 * (ssize_t)PAGE);
+	}
+	pressure();
+	range_check(r, first, N, 2);
+	close(ends[0]);
+	close(ends[1]);
+	unmap(p, N);
+	unmap(q, N);
+	unmap(r, N);
+}
+
+static const struct named steps[] = {
+	{ "mremap-grow-shrink", mremap_grow_shrink },
+	{ "mremap-move", mremap_move },
+	{ "mremap-dontunmap", mremap_dontunmap },
+	{ "madvise-dontneed", madvise_dontneed },
+	{ "madvise-free", madvise_free },
+	{ "madvise-fork", madvise_fork },
+	{ "madvise-guard", madvise_guard },
+	{ "madvise-hints", madvise_hints },
+	{ "hugepages", hugepages },
+	{ "munmap-parts", munmap_parts },
+	{ "mprotect", protect },
+	{ "arena", arena },
+	{ "fixed-over-live", fixed_over_live },
+	{ "brk", brk_up_down },
+	{ "guard-pages", guard_pages },
+	{ "noreserve-sparse", noreserve_sparse },
+	{ "populate", populate },
+	{ "mlock", locked },
+	{ "mlockall", locked_all },
+	{ "grows-down", grows_down },
+	{ "dev-zero", dev_zero },
+	{ "zero-pages", zero_pages },
+	{ "kernel-access", kernel_access },
+	{ 0 },
+};

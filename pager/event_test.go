@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pager
+
+import (
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+func TestEntrySize(t *testing.T) {
+	if n := unsafe.Sizeof(entry{}); n != 24 {
+		t.Errorf("an entry takes %d bytes", n)
+	}
+}
+
+// TestRemoveRaceWithInstall: a page is installed between a REMOVE event and
+// the removal, and goes with the others. However late it is touched again, it
+// reads zero (H5, H6), and the evictor does not choke on it.
+func TestRemoveRaceWithInstall(t *testing.T) {
+	for _, wait := range []time.Duration{0, time.Minute} {
+		simulate(t, Config{Readahead: -1}, func(r *rig) {
+			k, s := r.start(600)
+			r.fill(k, 0, 20, 1)
+			g, removed := r.arriveAt("remove:done", func() { k.remove(pages(0, 40)) })
+			r.put(k, 33, 4242)
+			r.put(k, 34, 4243)
+			settled()
+			g.release()
+			<-removed
+			time.Sleep(wait)
+			if s.pageState(33) != resident || k.isPresent(page(33)) {
+				t.Fatalf("page is %v: this is not the race", s.pageState(33))
+			}
+			r.wantPage(k, page(33), zeroPage)
+			r.fill(k, 50, 500, 1)
+			settled()
+			r.wantPage(k, page(34), zeroPage)
+			r.wantCounts()
+		})
+	}
+}
+
+// TestFreeThenReclaim is MADV_FREE: the pages stay, count, and vanish much
+// later, which is no loss.
+func TestFreeThenReclaim(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, _ := r.start(600)
+		r.fill(k, 0, 20, 1)
+		k.free(pages(0, 20))
+		r.p.kickEvictor()
+		time.Sleep(time.Second)
+		r.wantCounts()
+		time.Sleep(time.Minute)
+		r.world.mu.Lock()
+		k.zapLocked(pages(0, 10)) // the kernel is short of memory
+		r.world.mu.Unlock()
+		for i := range 10 {
+			r.wantPage(k, page(i), zeroPage)
+		}
+		r.fill(k, 30, 500, 1)
+		for i := 10; i < 20; i++ {
+			r.wantPage(k, page(i), pattern(uint64(i)+1))
+		}
+		r.wantCounts()
+	})
+}
+
+// TestVerifyBeforeZap: the pages of a REMOVE are compared with the kernel
+// before they have gone. They count as resident then, and go all the same.
+func TestVerifyBeforeZap(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(600)
+		r.fill(k, 0, 20, 1)
+		g, removed := r.arriveAt("remove:done", func() { k.remove(pages(0, 20)) })
+		r.p.kickEvictor()
+		time.Sleep(time.Second)
+		if s.pageState(0) != resident {
+			t.Fatal("not verified: this is not the race")
+		}
+		g.release()
+		<-removed
+		time.Sleep(time.Minute)
+		r.wantPage(k, page(0), zeroPage)
+	})
+}
+
+// TestVanished: a page that is gone for no reason is poisoned, and not zero.
+func TestVanished(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		r.lossy = true
+		k, s := r.start(600)
+		r.fill(k, 0, 3, 1)
+		r.world.mu.Lock()
+		k.zapLocked(pages(1, 1))
+		r.world.mu.Unlock()
+		if _, err := k.load(1, page(1)); err != errBus {
+			t.Errorf("load: %v", err)
+		}
+		r.wantOneLost(s, 1)
+		r.wantPage(k, page(2), pattern(3))
+	})
+}
+
+// TestMarkAfterClose: pages that are found in a space that was closed
+// meanwhile count for nobody.
+func TestMarkAfterClose(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		_, s := r.start(600)
+		s.Close()
+		s.markResident(pages(0, 100), 0)
+	})
+}
+
+// TestFindAfterRemap: pages are found at the place to which mremap has brought
+// them before its event is there. They must not leave and then be forgotten
+// as what was there before (H5).
+func TestFindAfterRemap(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(600)
+		r.fill(k, 10, 20, 1)
+		dst := pages(5000, 20)
+		g, moved := r.arriveAt("remap:moved", func() { k.remap(pages(10, 20), dst.Start) })
+		found := run(func() {
+			if err := s.Add(dst, false); err != nil {
+				t.Error(err)
+			}
+			if err := s.FindResident(dst); err != nil {
+				t.Error(err)
+			}
+		})
+		settled()
+		r.p.SetForeign(r.p.cfg.Limit) // so that everything leaves that can
+		time.Sleep(time.Second)
+		r.p.SetForeign(0)
+		g.release()
+		<-moved
+		<-found
+		for i := range 20 {
+			r.wantPage(k, page(5000+i), pattern(uint64(10+i)+1))
+		}
+		r.wantCounts()
+	})
+}
+
+// TestFindAfterUnmap: pages are found, unmapped, and only then entered. Other
+// memory at their place reads zero, and is not taken for lost (H6).
+func TestFindAfterUnmap(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		looks := 0
+		unmapped := make(<-chan struct{})
+		var k *sim
+		var s *Space
+		k, s = r.start(600, func(c *SpaceConfig) {
+			ask := c.Present
+			c.Present = func(rg mem.Range, f func(mem.Range)) error {
+				var found []mem.Range
+				err := ask(rg, func(p mem.Range) { found = append(found, p) })
+				if looks++; looks == 1 {
+					unmapped = run(func() {
+						k.unmap(rg)
+						k.mmap(rg)
+						if err := s.Add(rg, false); err != nil {
+							t.Error(err)
+						}
+					})
+					time.Sleep(time.Millisecond)
+				}
+				for _, p := range found {
+					f(p)
+				}
+				return err
+			}
+		})
+		r.fill(k, 10, 20, 1)
+		if err := s.FindResident(pages(10, 20)); err != nil {
+			t.Fatal(err)
+		}
+		<-unmapped
+		for i := 10; i < 30; i++ {
+			r.wantPage(k, page(i), zeroPage)
+		}
+		r.wantCounts()
+	})
+}
+
+// TestRemapOntoBatch: a REMAP brings a page of a batch to the address of
+// another page of the same batch, whose bytes it must not take.
+func TestRemapOntoBatch(t *testing.T) {
+	for _, phase := range []string{"moved", "read", "put"} {
+		t.Run(phase, func(t *testing.T) {
+			simulate(t, Config{Readahead: -1}, func(r *rig) {
+				k, s := r.start(600)
+				var g *gate
+				var i int
+				if phase == "put" {
+					g, i = r.overfillPut(k, s, 600)
+				} else {
+					g, i = r.overfill(k, s, 600, phase)
+				}
+				if s.pageState(i+1) != evicting {
+					t.Fatal("not in the batch")
+				}
+				k.remap(pages(i+1, 1), page(i).Addr())
+				g.release()
+				settled()
+				r.wantPage(k, page(i), pattern(uint64(i)+2))
+				if _, err := k.load(1, page(i+1)); err != errSegv {
+					t.Errorf("load of the place it left: %v", err)
+				}
+				r.wantCounts()
+			})
+		})
+	}
+}
+
+// TestFaultsAndEventsInOneRead: the faults are read first, and served last,
+// when the UNMAP or REMOVE behind them has been applied (H5).
+func TestFaultsAndEventsInOneRead(t *testing.T) {
+	for _, unmap := range []bool{false, true} {
+		simulate(t, Config{Readahead: -1}, func(r *rig) {
+			k, s := r.start(1000)
+			r.fill(k, 0, 600, 1)
+			settled()
+			i := r.firstIn(s, 600, outside)
+			// The serving thread is busy while both are queued.
+			g := r.hold("copy")
+			busy := run(func() { r.wantPage(k, page(999), zeroPage) })
+			<-g.arrived
+			var err error
+			var got []byte
+			load := run(func() { got, err = k.load(1, page(i)) })
+			settled()
+			var op <-chan struct{}
+			if unmap {
+				op = run(func() { k.unmap(pages(i, 1)) })
+			} else {
+				op = run(func() { k.remove(pages(i, 1)) })
+			}
+			settled()
+			g.release()
+			<-op
+			<-load
+			<-busy
+			if unmap && err != errSegv || !unmap && (err != nil || describe(got) != "zeros") {
+				t.Errorf("unmap %v: %v, %s", unmap, err, describe(got))
+			}
+			r.wantCounts()
+		})
+	}
+}
+
+// TestAddOverQueuedUnmap: a mapping is made where the UNMAP of another is
+// still queued, which must not be taken for one of the new mapping.
+func TestAddOverQueuedUnmap(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(600)
+		r.fill(k, 0, 600, 1)
+		g, unmapped := r.arriveAt("unmap:gone", func() { k.unmap(pages(0, 100)) })
+		added := run(func() {
+			k.mmap(pages(0, 100))
+			if err := s.Add(pages(0, 100), false); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(time.Second)
+		if isDone(added) {
+			t.Error("Add did not wait for the events before it")
+		}
+		g.release()
+		<-unmapped
+		<-added
+		for i := range 100 {
+			r.wantPage(k, page(i), zeroPage)
+			r.put(k, i, uint64(i)+9000)
+		}
+		r.fill(k, 100, 500, 1)
+		for i := range 100 {
+			r.wantPage(k, page(i), pattern(uint64(i)+9000))
+		}
+		settled()
+		r.wantCounts()
+	})
+}
+
+// TestFlood: a flood of REMOVE events starves neither faults nor Add (H19).
+// It runs in real time: the clock of a bubble stands still in a flood.
+func TestFlood(t *testing.T) {
+	simulateNow(t, Config{}, func(r *rig) {
+		k, s := r.start(1000)
+		stop := make(chan struct{})
+		var floods []<-chan struct{}
+		for i := range 4 {
+			floods = append(floods, run(func() {
+				// Threads that do nothing but madvise(2), more of them than
+				// processors, keep EAGAIN up for ever: nobody can help that.
+				for n := uint64(0); !isDone(stop); n++ {
+					k.remove(pages(900+i, 1))
+					if err := k.store(uint32(100+i), page(900+i), pattern(n)); err != nil {
+						t.Error(err)
+					}
+				}
+			}))
+		}
+		r.fill(k, 0, 500, 1)
+		if err := s.Add(pages(950, 1), false); err != nil {
+			t.Error(err)
+		}
+		close(stop)
+		for _, c := range floods {
+			<-c
+		}
+		for i := range 500 {
+			r.wantPage(k, page(i), pattern(uint64(i)+1))
+		}
+	})
+}
+
+// TestControlUnderFlood: faults are served while a request waits for a quiet
+// moment that does not come (H19).
+func TestControlUnderFlood(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(100)
+		late, removed := r.arriveAt("remove:read", func() { k.remove(pages(99, 1)) })
+		added := run(func() { _ = s.Add(pages(0, 1), false) })
+		time.Sleep(time.Millisecond)
+		k.split(page(50).Addr())
+		stale := run(func() { k.Wake(pages(0, 1)); _, _ = k.load(1, page(200)) })
+		<-stale
+		r.world.mu.Lock()
+		k.vmas = append(k.vmas, simVMA{Range: pages(300, 1)})
+		w := &waiter{page(400), 7, make(chan struct{})} // unmapped by now
+		k.unread = append(k.unread, w)
+		k.waiting[w] = true
+		signal(k.ready)
+		r.world.mu.Unlock()
+		time.Sleep(time.Second)
+		if !isDone(w.wake) {
+			t.Error("a thread that only has to wake sleeps on")
+		}
+		late.release()
+		<-removed
+		<-added
+	})
+}
+
+// TestUnknownEvent: told, and survived (H23).
+func TestUnknownEvent(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		k, _ := r.start(10)
+		r.world.mu.Lock()
+		e := k.eventLocked(uapi.EventKind(0x77))
+		r.world.mu.Unlock()
+		k.deliver(e, "unknown")
+		r.wantPage(k, page(1), zeroPage)
+		if r.log.count("0x77") != 1 {
+			t.Errorf("log: %s", r.log)
+		}
+	})
+}
+
+// TestAdopt: a fault in memory that nobody has announced is served if it is
+// mapped, and its thread woken if not (H23).
+func TestAdopt(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		k, s := r.start(10)
+		k.mmap(pages(20, 5))
+		r.wantPage(k, page(22), zeroPage)
+		want := []mem.Range{pages(0, 10), pages(20, 5)}
+		if got := s.Regions(); len(got) != 2 || got[0] != want[0] || got[1] != want[1] {
+			t.Errorf("regions %v, want %v", got, want)
+		}
+	})
+}
+
+// TestPresentAlready: an install meets a page that is there: the waiter is
+// woken (H3), and the install goes on behind it (H4).
+func TestPresentAlready(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		k, _ := r.start(600)
+		r.world.mu.Lock()
+		once := true
+		k.onCopy = func(rg mem.Range) syscall.Errno {
+			if once { // the kernel populates it, behind everybody's back
+				once = false
+				f := &frame{refs: 1}
+				f.data[0] = 7
+				k.pages[rg.Start.Page()] = &simPage{frame: f, exclusive: true}
+				k.countLocked(1)
+			}
+			return 0
+		}
+		r.world.mu.Unlock()
+		got, err := k.load(1, page(5))
+		if err != nil || got[0] != 7 {
+			t.Errorf("%v, %v", err, got[0])
+		}
+		r.wantCounts()
+	})
+}
+
+// TestShortCopies: COPY stops early, and goes on from there (H4).
+func TestShortCopies(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		k, s := r.start(600)
+		k.short = 3
+		r.fill(k, 0, 600, 1)
+		for i := 50; i < 600; i += 50 {
+			k.split(page(i + 3).Addr()) // and so do VMAs (ENOENT)
+		}
+		for i := range 600 {
+			r.wantPage(k, page(i), pattern(uint64(i)+1))
+		}
+		k.remove(pages(0, 600))
+		for i := range 600 {
+			r.wantPage(k, page(i), zeroPage)
+		}
+		if r.p.Stats().Ahead < 300 {
+			t.Errorf("readahead gave up: %d", r.p.Stats().Ahead)
+		}
+		_ = s
+		r.wantCounts()
+	})
+}

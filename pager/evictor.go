@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pager
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"time"
+
+	"github.com/faultline-go/faultline/internal/place"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/store"
+)
+
+const (
+	// settle is how long the evictor sleeps before it empties the windows,
+	// and compares with the kernel what a REMOVE may have left.
+	settle = 10 * time.Millisecond
+	// backoff is the time between two tries while nothing can leave.
+	backoff    = 100 * time.Millisecond
+	maxBackoff = 2 * time.Second
+	// patientFor is how long the bound holds while a mover is being made.
+	patientFor = 2 * time.Second
+	// maxSpare is the number of batches that are kept to be used again. With
+	// more spaces than that each has few pages in a round.
+	maxSpare = 2
+)
+
+// evictor is the state of the one evicting thread.
+type evictor struct {
+	p      *Pager
+	groups map[*Space]*batch
+	spare  []*batch
+	busy   map[*Space][]victim // to be tried again, having been unshared
+	failed time.Duration       // present backoff
+	until  time.Time           // its end
+	probe  []byte              // a page that does not compress
+	tried  int                 // victims in a row that could not leave
+	size   int                 // pages of the next batch
+	since  time.Time           // movers are waited for since then; zero if not
+}
+
+// evictLoop keeps the resident set below the limit.
+func (p *Pager) evictLoop() {
+	// On a thread of its own, so that it can be kept off the processor on
+	// which a server takes turns with a faulting thread.
+	runtime.LockOSThread()
+	th := place.Self()
+	defer func() {
+		th.Pin(-1)
+		runtime.UnlockOSThread()
+	}()
+	ev := &evictor{p: p, size: p.batch, groups: make(map[*Space]*batch), busy: make(map[*Space][]victim)}
+	idle := time.NewTimer(time.Hour)
+	defer idle.Stop()
+	for {
+		select {
+		case <-p.quit:
+			return
+		case <-p.kick:
+			// Nothing could leave a moment ago. Every fault kicks, and a
+			// try may go through all that is resident.
+			if time.Now().Before(ev.until) && p.room() > 0 {
+				continue
+			}
+		case <-idle.C:
+			ev.tidy()
+			if p.over() <= 0 {
+				continue
+			}
+		}
+		d := settle
+		for p.over() > 0 {
+			th.Avoid(p.busiest())
+			var again bool
+			if again, d = ev.round(); !again {
+				break
+			}
+			select {
+			case <-p.quit:
+				return
+			default:
+			}
+		}
+		idle.Reset(d)
+	}
+}
+
+// busiest returns the processor to which a serving thread is pinned, or -1.
+func (p *Pager) busiest() int {
+	for _, s := range p.snapshot() {
+		if cpu := s.server.pace.cpu.Load(); cpu > 0 {
+			return int(cpu - 1)
+		}
+	}
+	return -1
+}
+
+// round evicts one batch. It reports whether to go on at once, and if not,
+// after what time to look again.
+func (ev *evictor) round() (again bool, pause time.Duration) {
+	p := ev.p
+	if p.storeDown.Load() && !ev.storeAnswers() {
+		return ev.fail("the store takes no pages")
+	}
+	ev.choose()
+	left, seen, runs := 0, 0, 0
+	waiting := false
+	for s, b := range ev.groups {
+		seen += len(b.victims)
+		b.runs = b.runs[:0]
+		n, busy := p.evictSpace(s, b)
+		left += n
+		runs += len(b.runs)
+		if s.gone.Load() || s.closing.Load() {
+			seen -= len(b.victims) // they need not leave any more
+		}
+		waiting = waiting || n == 0 && s.moverPending()
+		if len(busy) > 0 {
+			ev.unshare(s, busy)
+		}
+		delete(ev.groups, s)
+		if len(ev.spare) < maxSpare {
+			ev.spare = append(ev.spare, b)
+		}
+	}
+	ev.size = p.batch
+	if seen < scattered*runs {
+		ev.size = min(ev.size, smallBatch)
+	}
+	switch {
+	case !waiting || left > 0:
+		ev.since = time.Time{}
+	case ev.since.IsZero():
+		ev.since = time.Now()
+		fallthrough
+	case time.Since(ev.since) < patientFor:
+		// Pages can leave as soon as the mover is there. That is no reason to
+		// lift the bound.
+		return true, makeWait
+	}
+	switch ev.tried += seen; {
+	case left > 0 && p.storeDown.Load():
+		// They are held in our own memory. Not the next ones, too.
+		return ev.fail("the store takes no pages")
+	case left > 0:
+		ev.failed, ev.tried = 0, 0
+		if p.unbounded.Swap(false) {
+			p.log.Info("pages can leave memory again")
+		}
+		return true, settle
+	case len(ev.busy) > 0:
+		return true, settle // the next round takes those
+	case seen == 0:
+		// Nothing is queued: it is all on its way, or just being entered.
+		ev.tried = 0
+		return false, settle
+	case seen > 0 && ev.tried < int(p.resident.Load()):
+		// A batch of pinned pages is no reason to give up: others wait in
+		// the queue. It is one when a whole turn of the queue came to
+		// nothing. A space whose mover is still being made comes up here.
+		return true, makeWait
+	}
+	ev.tried = 0
+	return ev.fail("what is resident is pinned, locked or not writable, or its process cannot be stopped")
+}
+
+// Scattered pages take the mover long, call by call, and a thread that faults
+// on one of them in the meantime has to wait. So they leave in small batches.
+const (
+	scattered  = 4 // pages a run, on average, below which a batch counts as scattered
+	smallBatch = 64
+)
+
+// fail notes that nothing can leave, and lifts the bound: a fault must not
+// wait for room that nobody can make.
+func (ev *evictor) fail(why string) (again bool, pause time.Duration) {
+	p := ev.p
+	ev.failed = min(max(2*ev.failed, backoff), maxBackoff)
+	ev.until = time.Now().Add(ev.failed)
+	if p.room() < overshoot && !p.unbounded.Swap(true) {
+		p.log.Warn(fmt.Sprintf("memory grows past the limit of %d MiB: %s", p.cfg.Limit>>20, why))
+		for _, s := range p.snapshot() {
+			s.fd.Interrupt() // parked faults need no room now
+		}
+	}
+	return false, ev.failed
+}
+
+// choose takes one batch of victims from the queue, by space.
+func (ev *evictor) choose() {
+	p := ev.p
+	n := 0
+	for s, victims := range ev.busy {
+		b := ev.group(s)
+		b.victims = append(b.victims, victims...)
+		n += len(victims)
+		delete(ev.busy, s)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n < ev.size {
+		k, stamp, ok := p.queue.Victim()
+		if !ok {
+			return
+		}
+		s := p.spaces[k.Space]
+		s.table.peek(k.Page).mark(picked)
+		b := ev.group(s)
+		b.victims = append(b.victims, victim{k.Page, stamp})
+		n++
+	}
+}
+
+func (ev *evictor) group(s *Space) *batch {
+	if b := ev.groups[s]; b != nil {
+		return b
+	}
+	var b *batch
+	if n := len(ev.spare); n > 0 {
+		b, ev.spare = ev.spare[n-1], ev.spare[:n-1]
+		b.victims = b.victims[:0]
+	} else {
+		b = &batch{scratch: make([]byte, mem.PageSize)}
+	}
+	ev.groups[s] = b
+	return b
+}
+
+// unshare makes pages the space's own which it may share with a forked
+// process, so that they can be moved in the next round.
+//
+// If a fork is under way, the child must see them as it left them: its table
+// is copied when its event is read, and until then nothing may leave.
+func (ev *evictor) unshare(s *Space, busy []victim) {
+	m := s.moverFor()
+	if m == nil || s.fd.Changing() {
+		ev.p.giveUp(s, busy, false)
+		return
+	}
+	for i := 0; i < len(busy); {
+		j := i + 1
+		for j < len(busy) && busy[j].page == busy[j-1].page+1 {
+			j++
+		}
+		r := mem.Range{Start: busy[i].page.Addr(), End: (busy[j-1].page + 1).Addr()}
+		if err := m.Unshare(r); err != nil {
+			ev.p.giveUp(s, busy[i:j], true)
+		} else {
+			ev.busy[s] = append(ev.busy[s], busy[i:j]...)
+		}
+		i = j
+	}
+}
+
+// storeAnswers tries a store that has refused a page, with one of the largest
+// kind: a full store takes pages of zeros, and small ones longer than others.
+func (ev *evictor) storeAnswers() bool {
+	if ev.probe == nil {
+		ev.probe = make([]byte, mem.PageSize)
+		rng := rand.New(rand.NewPCG(1, 2))
+		for i := range ev.probe {
+			ev.probe[i] = byte(rng.Uint32())
+		}
+	}
+	var ref [1]store.Ref
+	if n, err := ev.p.cfg.Store.Put([][]byte{ev.probe}, ref[:]); n != 1 || err != nil {
+		return false
+	}
+	ev.p.cfg.Store.Free(ref[0])
+	return true
+}
+
+// tidy empties the windows, and counts what a REMOVE has left in memory.
+func (ev *evictor) tidy() {
+	for _, s := range ev.p.snapshot() {
+		s.batchMu.Lock()
+		if s.mover != nil && !s.closing.Load() {
+			s.mover.Flush()
+		}
+		s.batchMu.Unlock()
+		s.mu.Lock()
+		verify := s.verify
+		s.verify = nil
+		s.mu.Unlock()
+		for _, r := range verify {
+			// An error means that the space has ended, or that the count
+			// stays a little low until these pages are next touched.
+			_ = s.findResident(r, lazy)
+		}
+	}
+}
+
+// storeFails tells the user, once, that pages cannot leave.
+func (p *Pager) storeFails(err error) {
+	p.stat.storeErrors.Add(1)
+	if !p.storeDown.Swap(true) {
+		p.log.Warn("the store takes no pages; they stay in memory until it does", "err", err)
+	}
+}
+
+func (p *Pager) storeWorks() {
+	if p.storeDown.Load() && p.storeDown.Swap(false) {
+		p.log.Info("the store takes pages again")
+	}
+}

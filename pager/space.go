@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pager
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/faultline-go/faultline/internal/place"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/pager/internal/ahead"
+	"github.com/faultline-go/faultline/pager/internal/evict"
+	"github.com/faultline-go/faultline/store"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+// SpaceConfig says how the pager reaches what a descriptor does not tell. All
+// functions may be nil; all are called without locks held.
+type SpaceConfig struct {
+	// Name stands for the space in messages to the user, such as "pid 42".
+	Name string
+	// Pid is the process whose threads fault, for placing the server; 0 if
+	// there is none.
+	Pid int
+	// Mover makes the mover, on the evictor's thread, when the first page of
+	// the space has to leave. Without one nothing is evicted.
+	Mover func() (Mover, error)
+	// Forked is told of a forked copy of the space: fd is the number of its
+	// descriptor in our process, child its page table. It must Start or
+	// Discard the child, later and on any goroutine. Without Forked the copy
+	// is discarded.
+	Forked func(fd int, child *Child)
+	// Mapping returns the bounds of the mapping around a, for faults in
+	// memory that nobody has announced: a mapping that grew in place.
+	Mapping func(a mem.Addr) (mem.Range, bool)
+	// Present calls f for the parts of r that are present, in order.
+	Present func(r mem.Range, f func(mem.Range)) error
+}
+
+// Space is one address space that a pager serves.
+type Space struct {
+	p   *Pager
+	cfg SpaceConfig
+	fd  Descriptor
+	id  uint32
+
+	// batchMu is held through one eviction batch of this space.
+	batchMu sync.Mutex
+	// batch is the one under way: set under mu and batchMu, nil otherwise.
+	batch     *batch
+	mover     Mover     // protected by batchMu
+	making    chan made // a mover that is being made; protected by batchMu
+	makeAfter time.Time // no new try before; protected by batchMu
+	told      bool      // the user knows that there is none; protected by batchMu
+
+	mu       *lock                 // the pager's
+	table    table                 // protected by mu
+	regions  regions               // protected by mu
+	inflight map[mem.Page]*job     // loads that a worker does; protected by mu
+	removes  ranges                // recent REMOVEs; protected by mu
+	holds    map[mem.Page]struct{} // pages that must not leave; protected by mu
+	verify   []mem.Range           // ranges to compare with the kernel; protected by mu
+
+	loadedMu sync.Mutex
+	loaded   []*job // finished by workers; protected by loadedMu
+
+	control chan func() // run by the serving thread when the queue is drained
+	closing atomic.Bool
+	gone    atomic.Bool // the kernel says that the address space is no more
+	done    chan struct{}
+	once    sync.Once
+
+	server server // owned by the serving thread
+}
+
+// server is what only the serving thread touches.
+type server struct {
+	thread  *place.Thread
+	ready   chan struct{} // closed when thread is set
+	pace    pace
+	ahead   *ahead.Tracker
+	msgs    []uapi.Msg
+	faults  []fault
+	parked  []parked
+	retry   []parked // scratch of retryParked
+	want    []want
+	stage   []byte // pages to be installed, in the order of want
+	zeros   []byte
+	refs    []store.Ref // to be freed after a commit
+	suspect [16]suspect
+	edges   [8]mem.Page // where VMAs were found to end within a region; protected by Pager.mu
+	nedges  int
+	asked   func()        // taken from control, to be run
+	turns   atomic.Uint64 // progress, for the guard
+}
+
+// ErrGone is returned when the address space has ended.
+var ErrGone = errors.New("address space is gone")
+
+// Attach begins to serve the space behind fd, which must have been opened
+// with the events FORK, REMAP, REMOVE and UNMAP and with thread ids. The
+// pager owns fd from here on, and closes it in [Space.Close].
+func (p *Pager) Attach(fd Descriptor, cfg SpaceConfig) *Space {
+	return p.attach(fd, cfg, table{}, regions{})
+}
+
+func (p *Pager) attach(fd Descriptor, cfg SpaceConfig, t table, rs regions) *Space {
+	if cfg.Forked == nil {
+		cfg.Forked = func(_ int, c *Child) { c.Discard() }
+	}
+	s := &Space{
+		p: p, cfg: cfg, fd: fd,
+		mu: &p.mu, table: t, regions: rs,
+		inflight: make(map[mem.Page]*job),
+		control:  make(chan func(), 1),
+		done:     make(chan struct{}),
+	}
+	window := min(p.cfg.Readahead, int(p.limit/16))
+	s.server = server{
+		ready:  make(chan struct{}),
+		ahead:  ahead.New(max(window, 1)),
+		msgs:   make([]uapi.Msg, 64),
+		faults: make([]fault, 0, 256),
+		want:   make([]want, 0, window+1),
+		stage:  make([]byte, (window+1)*mem.PageSize),
+		zeros:  make([]byte, (window+1)*mem.PageSize),
+	}
+	p.mu.Lock()
+	p.nextID++
+	s.id = p.nextID
+	p.spaces[s.id] = s
+	p.mu.Unlock()
+	go s.serve()
+	<-s.server.ready
+	p.guard.watch(s)
+	return s
+}
+
+// Add announces that r has been registered for missing faults, or is about
+// to be. Its pages are fresh: what the table knew of the range is forgotten.
+// With wipe a forked child finds zeros there (MADV_WIPEONFORK).
+//
+// If the range overlaps one that is known, events of the old mapping may
+// still be queued, and would be taken for events of the new one. Add then
+// waits until the serving thread has applied them all.
+func (s *Space) Add(r mem.Range, wipe bool) error {
+	s.mu.Lock()
+	known := s.regions.overlaps(r)
+	if !known {
+		s.regions.add(region{r, wipe})
+	}
+	s.mu.Unlock()
+	if known {
+		err := s.drained(func() {
+			s.forget(r)
+			s.mu.Lock()
+			s.unhold(r)
+			s.regions.add(region{r, wipe})
+			s.mu.Unlock()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	s.awaitMove(r)
+	return nil
+}
+
+// Hold keeps the pages of r from leaving until they are unmapped. If they are
+// outside, or on their way, they leave or stay there until they are touched.
+//
+// It is for what the kernel touches when no fault can be served any more: a
+// thread that is ending gets no page, but an error that nobody sees.
+func (s *Space) Hold(r mem.Range) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holds == nil {
+		s.holds = make(map[mem.Page]struct{})
+	}
+	for pg := r.Start.Page(); pg < r.End.Up().Page(); pg++ {
+		s.holds[pg] = struct{}{}
+	}
+}
+
+// unhold forgets holds in r. Preconditions: s.mu is held.
+func (s *Space) unhold(r mem.Range) {
+	for pg := range s.holds {
+		if r.Contains(pg.Addr()) {
+			delete(s.holds, pg)
+		}
+	}
+}
+
+// awaitMove waits until nothing of r is about to be moved that was there
+// before. A mapping that the kernel has populated would lose pages to it. It
+// takes some microseconds, and is given up if the mover hangs.
+func (s *Space) awaitMove(r mem.Range) {
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(firstPause) {
+		s.mu.Lock()
+		taking := s.batch.taking(r)
+		s.mu.Unlock()
+		if !taking {
+			return
+		}
+	}
+}
+
+// Forget drops what the table knows of r, as if the program had unmapped it.
+// The memory is no longer ours to evict.
+func (s *Space) Forget(r mem.Range) error {
+	return s.drained(func() {
+		s.forget(r)
+		s.mu.Lock()
+		s.regions.remove(r)
+		s.mu.Unlock()
+	})
+}
+
+// Zap tells that the program has dropped the content of r, or has made it
+// unreachable, in a way for which the kernel queues no event.
+func (s *Space) Zap(r mem.Range) error {
+	return s.drained(func() { s.forget(r) })
+}
+
+// SetWipe says whether a forked child finds zeros in r.
+func (s *Space) SetWipe(r mem.Range, wipe bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var parts []region
+	s.regions.within(r, func(part region) { parts = append(parts, part) })
+	for _, part := range parts {
+		part.wipe = wipe
+		s.regions.add(part)
+	}
+}
+
+// Regions returns the ranges that are registered, in order.
+func (s *Space) Regions() []mem.Range {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]mem.Range, 0, len(s.regions.list))
+	for _, r := range s.regions.list {
+		out = append(out, r.Range)
+	}
+	return out
+}
+
+// FindResident asks [SpaceConfig.Present] for the pages of r that are present
+// though the pager did not install them: they were there before it came, or
+// the kernel populated them. Pages of which more is known are left alone. It
+// returns what Present does, or [ErrGone]. The threads of the space may run
+// meanwhile.
+//
+// What is found is entered by the serving thread while no event is
+// outstanding. Otherwise pages that mremap(2) has brought here could leave,
+// and be forgotten with what was here before when the event is applied; or
+// pages be entered that an event has already told to be gone.
+func (s *Space) FindResident(r mem.Range) error { return s.findResident(r, 0) }
+
+func (s *Space) findResident(r mem.Range, f flags) error {
+	// Mostly there is nothing, and nobody needs to be asked.
+	var found mem.Range
+	err := s.cfg.Present(r, func(p mem.Range) {
+		if found.Empty() {
+			found.Start = p.Start
+		}
+		found.End = p.End
+	})
+	for err == nil && !found.Empty() {
+		// In steps, because faults wait for each.
+		step := found
+		step.End = min(found.End, found.Start+findStep)
+		gone := s.drained(func() {
+			err = s.cfg.Present(step, func(p mem.Range) { s.markResident(p, f) })
+		})
+		if gone != nil {
+			return gone
+		}
+		found.Start = step.End
+	}
+	return err
+}
+
+// findStep is the number of bytes in which the serving thread looks for
+// pages at a time.
+const findStep = 64 << 20
+
+func (s *Space) markResident(r mem.Range, f flags) {
+	for !r.Empty() {
+		// In steps, so that the evictor does not wait long for the lock.
+		step := r
+		step.End = min(r.End, r.Start+forgetStep*mem.PageSize)
+		s.markSome(step, f)
+		r.Start = step.End
+	}
+}
+
+func (s *Space) markSome(r mem.Range, f flags) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.p.spaces[s.id] != s {
+		return // Close has settled the account
+	}
+	if s.removes.overlap(r) {
+		f |= lazy
+	}
+	n := 0
+	s.regions.within(r, func(part region) {
+		for pg := part.Start.Page(); pg < part.End.Page(); pg++ {
+			if s.table.stateOf(pg) != fresh {
+				continue
+			}
+			stamp := s.p.queue.Insert(evict.Key{Space: s.id, Page: pg}, 0, evict.Fresh)
+			s.table.set(pg, entry{state: resident, stamp: stamp, flags: f})
+			n++
+		}
+	})
+	s.p.addResident(n)
+}
+
+// drained runs f on the serving thread when every event that the kernel had
+// queued before has been applied.
+func (s *Space) drained(f func()) error {
+	finished := make(chan struct{})
+	select {
+	case s.control <- func() { f(); close(finished) }:
+	case <-s.done:
+		return ErrGone
+	}
+	s.fd.Interrupt()
+	select {
+	case <-finished:
+		return nil
+	case <-s.done:
+		return ErrGone
+	}
+}
+
+// CPU returns the processor on which the threads of the space fault at
+// present, -1 if there is none in particular.
+func (s *Space) CPU() int { return int(s.server.pace.cpu.Load()) - 1 }
+
+// Abandon tells that the address space has ended, so that what fails from
+// now on fails silently. Close still has to be called.
+func (s *Space) Abandon() { s.gone.Store(true) }
+
+// Close ends the service and gives back what the store holds for the space.
+// It returns when neither the serving thread nor the evictor uses it.
+func (s *Space) Close() {
+	s.once.Do(func() {
+		s.closing.Store(true)
+		s.gone.Store(true)
+		s.fd.Interrupt()
+		<-s.done
+		s.p.guard.unwatch(s)
+		s.p.mu.Lock()
+		a := s.server.ahead.Stats()
+		s.p.stat.useful.Add(int64(a.Useful))
+		s.p.stat.useless.Add(int64(a.Useless))
+		// From here on the queue takes its pages for gone.
+		delete(s.p.spaces, s.id)
+		s.p.mu.Unlock()
+		// The evictor finishes its batch, and finds the space closed at the
+		// next.
+		s.batchMu.Lock()
+		defer s.batchMu.Unlock()
+		s.forget(allPages())
+		if s.mover != nil {
+			s.mover.Close()
+			s.mover = nil
+		}
+		if making := s.making; making != nil {
+			s.making = nil
+			go func() {
+				if m := <-making; m.mover != nil {
+					m.mover.Close()
+				}
+			}()
+		}
+		if err := s.fd.Close(); err != nil {
+			s.p.log.Warn("closing the descriptor", "space", s.cfg.Name, "err", err)
+		}
+	})
+}
+
+// must reports an ioctl that failed in a way for which there is no remedy.
+func (s *Space) must(op string, r mem.Range, errno syscall.Errno) {
+	if errno == 0 || s.noteGone(errno) {
+		return
+	}
+	s.p.log.Error(fmt.Sprintf("%s %v: %v", op, r, errno), "space", s.cfg.Name)
+}
+
+// noteGone reports whether errno says that the address space has ended,
+// after which nobody waits in it any more.
+func (s *Space) noteGone(errno syscall.Errno) bool {
+	if errno != syscall.ESRCH {
+		return false
+	}
+	s.gone.Store(true)
+	return true
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pager
+
+import (
+	"testing"
+	"time"
+)
+
+// TestStoreFull: the store fills up in the middle of a batch. Nothing is
+// lost, the bound is suspended and the user told, our own memory does not
+// take the store's place, and all is well again when there is room.
+func TestStoreFull(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		k, _ := r.start(4000)
+		r.st.set(func(s *testStore) { s.room = 100 })
+		r.fill(k, 0, 1000, 1)
+		time.Sleep(time.Second)
+		r.fill(k, 1000, 1000, 1)
+		time.Sleep(30 * time.Second)
+		st := r.p.Stats()
+		if !st.Unbounded || r.log.count("level=WARN") != 2 {
+			t.Errorf("unbounded: %v; %s", st.Unbounded, r.log)
+		}
+		if n := r.p.overflow.len(); n == 0 || n > 4*r.p.batch {
+			t.Errorf("%d pages held in our own memory", n)
+		}
+		r.st.set(func(s *testStore) {
+			if s.puts > 100 {
+				t.Errorf("%d tries to store, in half a minute", s.puts)
+			}
+			s.room = -1
+		})
+		time.Sleep(10 * time.Second)
+		if r.p.Stats().Unbounded || r.p.Resident() > MinLimit {
+			t.Errorf("%d bytes resident, unbounded: %v, 10 s after the store had room again",
+				r.p.Resident(), r.p.Stats().Unbounded)
+		}
+		for i := range 2000 {
+			r.wantPage(k, page(i), pattern(uint64(i)+1))
+		}
+		settled()
+		r.wantCounts()
+	})
+}
+
+// TestStoreFullOfZeros: pages that need no room in a full store are no sign
+// that it has some.
+func TestStoreFullOfZeros(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		k, _ := r.start(4000)
+		r.st.set(func(s *testStore) { s.room, s.zeros = 0, true })
+		for i := range 2000 {
+			b := zeroPage
+			if i%2 == 0 {
+				b = pattern(uint64(i))
+			}
+			if err := k.store(1, page(i), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(60 * time.Second)
+		if n := r.p.overflow.len(); n > 4*r.p.batch {
+			t.Errorf("%d pages held in our own memory", n)
+		}
+	})
+}
+
+// TestForeign: with no page of ours to evict a fault does not wait for room.
+func TestForeign(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		k, _ := r.start(100)
+		r.p.SetForeign(2*MinLimit + overshoot<<12)
+		began := time.Now()
+		r.fill(k, 0, 100, 1)
+		if d := time.Since(began); d > 200*time.Millisecond {
+			t.Errorf("100 faults took %v", d)
+		}
+	})
+}
+
+// TestPinned: pages that cannot move stay, the rest leaves, and when all is
+// pinned the bound is lifted rather than the program stopped.
+func TestPinned(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(2000)
+		pin := func(i int, on bool) {
+			r.world.mu.Lock()
+			k.pages[page(i)].pinned = on
+			r.world.mu.Unlock()
+		}
+		for i := range 100 {
+			r.put(k, i, uint64(i))
+			pin(i, true)
+		}
+		r.fill(k, 100, 900, 0)
+		for i := range 100 {
+			if s.pageState(i) != resident {
+				t.Fatalf("pinned page %d is %v", i, s.pageState(i))
+			}
+		}
+		if r.p.Stats().Unbounded {
+			t.Error("unbounded, though most pages can leave")
+		}
+		for i := range 800 { // all that comes is pinned
+			r.wantPage(k, page(100+i), pattern(uint64(100+i)))
+			pin(100+i, true)
+		}
+		if !r.p.Stats().Unbounded || r.log.count("pinned") == 0 {
+			t.Errorf("not unbounded: %s", r.log)
+		}
+		for i := range 900 {
+			pin(i, false)
+		}
+		time.Sleep(20 * time.Second)
+		if r.p.Stats().Unbounded || r.p.Resident() > MinLimit {
+			t.Errorf("%d bytes resident, unbounded %v after all were unpinned", r.p.Resident(), r.p.Stats().Unbounded)
+		}
+		r.wantCounts()
+	})
+}

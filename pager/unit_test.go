@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pager
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/pager/internal/evict"
+	"github.com/faultline-go/faultline/store"
+	memstore "github.com/faultline-go/faultline/store/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+// TestHistogram: a quantile is never too low, and at most an eighth too high.
+func TestHistogram(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) int64 {
+			return rapid.Int64Range(0, 1<<rapid.IntRange(1, 62).Draw(t, "log")).Draw(t, "ns")
+		}), 1, 200).Draw(t, "samples")
+		var h histogram
+		for _, d := range all {
+			h.add(time.Duration(d))
+		}
+		slices.Sort(all)
+		l := h.read()
+		if l.Count != int64(len(all)) || int64(l.Max) != all[len(all)-1] {
+			t.Fatalf("%+v of %v", l, all)
+		}
+		for _, q := range []struct {
+			got time.Duration
+			pct int
+		}{{l.P50, 50}, {l.P90, 90}, {l.P99, 99}} {
+			want := all[(len(all)*q.pct+99)/100-1]
+			if int64(q.got) < want || float64(q.got) > float64(want)*1.125+1 {
+				t.Fatalf("p%d is %d, want %d of %v", q.pct, q.got, want, all)
+			}
+		}
+	})
+}
+
+// TestLock: it excludes, a long wait asks for a boost, and a free lock is not
+// to be unlocked.
+func TestLock(t *testing.T) {
+	var boosts atomic.Int32
+	l := &lock{boost: func() { boosts.Add(1) }}
+	var wg sync.WaitGroup
+	n := 0
+	for range 4 {
+		wg.Go(func() {
+			for range 1000 {
+				l.Lock()
+				n++
+				l.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if n != 4000 {
+		t.Errorf("%d of 4000", n)
+	}
+	boosts.Store(0)
+	l.Lock()
+	got := run(func() {
+		l.Lock()
+		defer l.Unlock()
+	})
+	for boosts.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	l.Unlock()
+	<-got
+	defer func() {
+		if recover() == nil {
+			t.Error("unlock of a free lock passed")
+		}
+	}()
+	l.Unlock()
+}
+
+// TestGuard: only a thread in the idle class that has work and makes no turn
+// is taken out of it.
+func TestGuard(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		k, s := r.start(10)
+		g := r.p.guard
+		if g.look() {
+			t.Error("a thread is in the idle class")
+		}
+		s.server.pace.idleFlag.Store(true)
+		g.look()
+		if !g.look() || r.p.Stats().Starved != 0 {
+			t.Error("a thread that sleeps is taken for one that starves")
+		}
+		h := r.hold("copy")
+		busy := run(func() { r.wantPage(k, page(1), zeroPage) })
+		<-h.arrived
+		other := run(func() { r.wantPage(k, page(2), zeroPage) })
+		settled()
+		g.look()
+		g.look()
+		if r.p.Stats().Starved != 1 || !s.server.pace.demoted.Load() {
+			t.Error("a thread with work and no progress is left alone")
+		}
+		h.release()
+		<-busy
+		<-other
+		s.server.pace.idleFlag.Store(false)
+	})
+}
+
+// TestHotPathDoesNotAllocate: a fault on a page in memory, outside, is served
+// without garbage.
+func TestHotPathDoesNotAllocate(t *testing.T) {
+	simulateNow(t, Config{Readahead: -1, Limit: 1 << 30}, func(r *rig) {
+		k, s := r.start(1000)
+		var out [1]store.Ref
+		if n, err := r.st.Store.Put([][]byte{pattern(1)}, out[:]); n != 1 || err != nil {
+			t.Fatal(err)
+		}
+		ref := out[0]
+		fd := &nullFD{sim: k}
+		s.closing.Store(true) // stop the serving thread: the test is it now
+		k.Interrupt()
+		<-s.done
+		s.fd = fd
+		i := 0
+		serve := func() {
+			pg := page(i % 900)
+			s.mu.Lock()
+			e := s.table.peek(pg)
+			if e == nil || e.state != outside {
+				if e != nil && e.state == resident {
+					s.vanish(e)
+					e.ref, e.inStore = store.Ref{}, false
+				}
+				r.st.Share(ref)
+				s.table.set(pg, entry{ref: ref, state: outside, inStore: true, stamp: evict.Stamp(2)})
+			}
+			s.mu.Unlock()
+			s.serveFault(fault{page: pg, tid: 1})
+			s.mu.Lock()
+			e = s.table.peek(pg)
+			landed := e.state == resident
+			old := e.ref
+			e.ref, e.inStore = store.Ref{}, false
+			s.mu.Unlock()
+			if !landed {
+				t.Fatalf("page %d is %v", i, s.table.stateOf(pg))
+			}
+			s.p.free(old)
+			i++
+		}
+		for range 1000 {
+			serve()
+		}
+		if n := testing.AllocsPerRun(500, serve); n != 0 {
+			t.Errorf("%v allocations a fault", n)
+		}
+		if fd.n == 0 {
+			t.Error("nothing was installed")
+		}
+		s.fd = k
+		r.st.Free(ref)
+	})
+}
+
+// BenchmarkFaults is a thread that goes round four times the limit, through
+// the sim: what a fault and its share of eviction cost the pager.
+func BenchmarkFaults(b *testing.B) {
+	m, err := memstore.Open(memstore.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	pg, err := New(Config{Limit: MinLimit, Store: m})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer pg.Close()
+	k := newWorld(b).space()
+	const n = 1024
+	k.mmap(pages(0, n))
+	s := pg.Attach(k, SpaceConfig{Name: "sim", Mover: k.newMover, Present: k.presentIn})
+	if err := s.Add(pages(0, n), false); err != nil {
+		b.Fatal(err)
+	}
+	p := pattern(1)
+	i := 0
+	for b.Loop() {
+		if err := k.store(1, page(i*7%n), p); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+	st := pg.Stats()
+	faults := st.Fresh + st.Major + st.Rescued
+	b.ReportMetric(float64(faults)/b.Elapsed().Seconds(), "faults/s")
+	b.ReportMetric(float64(st.Latency.P50.Nanoseconds()), "p50-ns")
+}
+
+// nullFD installs everything, and keeps nothing.
+type nullFD struct {
+	*sim
+	n int
+}
+
+func (f *nullFD) Copy(_ mem.Addr, src []byte, _ uapi.CopyMode) (int, syscall.Errno) {
+	f.n++
+	return len(src), 0
+}

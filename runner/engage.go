@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/procmem"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/pager"
+	"github.com/faultline-go/faultline/tracee"
+	"github.com/faultline-go/faultline/uffd"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+// features are what the program's descriptor must tell us. POISON and MOVE
+// are asked for to learn at the start that a kernel lacks them.
+const features = uapi.UFFD_FEATURE_EVENT_FORK | uapi.UFFD_FEATURE_EVENT_REMAP |
+	uapi.UFFD_FEATURE_EVENT_REMOVE | uapi.UFFD_FEATURE_EVENT_UNMAP |
+	uapi.UFFD_FEATURE_THREAD_ID | uapi.UFFD_FEATURE_POISON | uapi.UFFD_FEATURE_MOVE
+
+// engagement is an address space that the pager serves, or is about to.
+type engagement struct {
+	r     *Run
+	space *tracee.Space
+	// fd and pg are set before live, and not changed thereafter.
+	fd *descriptor
+	pg *pager.Space
+
+	// live is set while pg is there to be used.
+	live atomic.Bool
+
+	mu      sync.Mutex
+	agent   *inject.Agent // protected by mu; nil until needed, in a forked child
+	private []mem.Range   // our own memory in the program; protected by mu
+	brk     mem.Addr      // end of the heap as last seen, 0 if not known; protected by mu
+	closed  bool          // protected by mu
+
+	births *births // forked children that wait for their process
+
+	// scanMu keeps rescan from taking an agent's memory, while that is being
+	// made, for the program's.
+	scanMu sync.Mutex
+
+	pmMu sync.Mutex
+	pm   *procmem.Pagemap // protected by pmMu
+}
+
+// pid returns a process that lives in the space, or lived there last.
+func (e *engagement) pid() int { return e.space.Pid() }
+
+func (r *Run) newEngagement(sp *tracee.Space) *engagement {
+	return &engagement{r: r, space: sp, births: newBirths()}
+}
+
+// engage begins to serve an address space. It does nothing if the space has
+// ended meanwhile.
+func (r *Run) engage(sp *tracee.Space) error {
+	e := r.newEngagement(sp)
+	if !r.claimSpace(e) {
+		return nil // ended, or a fork was faster
+	}
+	if err := e.begin(); err != nil {
+		r.disown(e)
+		return fmt.Errorf("engaging pid %d: %w", sp.Pid(), err)
+	}
+	return nil
+}
+
+// begin does all of it while a thread is stopped, and with it those others
+// that are running: they cannot fill memory meanwhile that nobody bounds.
+func (e *engagement) begin() error {
+	e.scanMu.Lock()
+	defer e.scanMu.Unlock()
+	err := e.r.tracer.Stopped(context.Background(), e.space, func(th *tracee.Thread) error {
+		if e.live.Load() {
+			return nil // done, with a thread that was killed at the very end
+		}
+		holdRunning(th)
+		agent, err := e.plantIn(th, true)
+		if err != nil {
+			return err
+		}
+		fd, err := openIn(agent)
+		if err != nil {
+			return err
+		}
+		if e.fd, err = newDescriptor(fd); err != nil {
+			fd.Close()
+			return err
+		}
+		e.start(e.r.pager.Attach(e.fd, e.config()))
+		for _, id := range e.r.threadIDs(e.space) {
+			e.pg.Hold(mem.MakeRange(id, threadWords))
+		}
+		e.scan()
+		return nil
+	})
+	if err != nil {
+		e.kill()
+		return goneOr(err)
+	}
+	// A call that was under way when the filter came has made its mapping
+	// by then.
+	for _, d := range []time.Duration{5 * time.Millisecond, 50 * time.Millisecond} {
+		time.AfterFunc(d, e.rescan)
+	}
+	return nil
+}
+
+// threadWords is the number of bytes from a thread's id that are kept in
+// memory: the head of its list of robust futexes, which the kernel goes
+// through at its end, stands next to it in all C libraries.
+const threadWords = 64
+
+// hold keeps the words of a thread in memory, and brings them there.
+func (e *engagement) hold(id mem.Addr) {
+	r := mem.MakeRange(id, threadWords)
+	e.pg.Hold(r)
+	go func() {
+		var b [threadWords]byte
+		// An error means that the thread's memory is gone, and it with it.
+		_ = procmem.Read(e.pid(), []procmem.Segment{{Addr: r.Start, Dst: b[:]}})
+	}()
+}
+
+// holdRunning stops the threads of th's address space that run at present.
+// They stay stopped until the tracer's thread takes their stops, which it
+// does when it has done with th. Those that sleep are let be: they use no
+// memory, and some calls end with EINTR when they are stopped.
+func holdRunning(th *tracee.Thread) {
+	for _, p := range th.Process().Space().Processes() {
+		for _, other := range p.Threads() {
+			if other != th && procmem.Running(p.Pid(), other.Tid()) {
+				// ESRCH: it has ended.
+				_ = unix.PtraceInterrupt(other.Tid())
+			}
+		}
+	}
+}
+
+// start makes the engagement live, unless its space has ended.
+func (e *engagement) start(pg *pager.Space) {
+	e.mu.Lock()
+	e.pg = pg
+	closed := e.closed
+	e.live.Store(!closed)
+	e.mu.Unlock()
+	if closed {
+		e.r.closes.Go(e.close)
+	}
+}
+
+// plant returns the agent of the space, made if there is none or if it has
+// died.
+func (e *engagement) plant() (*inject.Agent, error) {
+	e.mu.Lock()
+	agent := e.agent
+	e.mu.Unlock()
+	if agent != nil {
+		select {
+		case <-agent.Dead():
+		default:
+			return agent, nil
+		}
+	}
+	e.scanMu.Lock()
+	defer e.scanMu.Unlock()
+	err := e.r.tracer.Stopped(context.Background(), e.space, func(th *tracee.Thread) (err error) {
+		agent, err = e.plantIn(th, false)
+		return err
+	})
+	return agent, goneOr(err)
+}
+
+// goneOr returns pager.ErrGone for the ways in which a space can end under
+// us, and err otherwise.
+func goneOr(err error) error {
+	if errors.Is(err, tracee.ErrGone) || errors.Is(err, inject.ErrGone) {
+		return pager.ErrGone
+	}
+	return err
+}
+
+// plantIn puts an agent into the address space of a stopped thread, and with
+// filter the filter as well.
+//
+// Preconditions: called on the tracer's thread; e.scanMu is held.
+func (e *engagement) plantIn(th *tracee.Thread, filter bool) (*inject.Agent, error) {
+	s, err := inject.Open(th.Tid())
+	if err != nil {
+		return nil, err
+	}
+	agent, err := inject.Plant(s)
+	if err == nil {
+		e.r.tracer.Adopt(agent.Tid(), func(tracee.Status) { agent.Exited() })
+		if filter {
+			err = s.InstallFilter()
+		}
+	}
+	err = errors.Join(err, s.Close())
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if agent != nil && (err != nil || e.closed) {
+		agent.Kill() // the thread that it came from is gone, or all of it
+		err = errors.Join(err, pager.ErrGone)
+	}
+	if err != nil {
+		return nil, err
+	}
+	e.agent = agent
+	e.private = append(e.private, agent.Ranges()...)
+	return agent, nil
+}
+
+// openIn opens a userfaultfd for the agent's address space and returns our
+// duplicate of it, ready for use. The agent keeps none.
+func openIn(agent *inject.Agent) (*uffd.FD, error) {
+	n, err := agent.Call(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK)
+	if err != nil {
+		viaDevice, devErr := openDeviceIn(agent)
+		if devErr != nil {
+			return nil, fmt.Errorf("userfaultfd in the program: %w; %w", devErr, err)
+		}
+		n = viaDevice
+	}
+	raw, err := agent.FD(int(n))
+	if err != nil {
+		return nil, err
+	}
+	fd := uffd.Take(raw)
+	if _, err := agent.Call(unix.SYS_CLOSE, n); err != nil {
+		fd.Close()
+		return nil, fmt.Errorf("closing the agent's descriptor: %w", err)
+	}
+	if err := fd.Handshake(features); err != nil {
+		fd.Close()
+		return nil, err
+	}
+	return fd, nil
+}
+
+// openDeviceIn is for programs that have given up the privilege which the
+// system call asks for.
+func openDeviceIn(agent *inject.Agent) (uintptr, error) {
+	const device = "/dev/userfaultfd\x00"
+	copy(agent.Data(), device)
+	dev, err := agent.Call(unix.SYS_OPENAT, ^uintptr(99), uintptr(agent.DataAddr()), unix.O_RDWR|unix.O_CLOEXEC)
+	if err != nil {
+		return 0, fmt.Errorf("open /dev/userfaultfd: %w", err)
+	}
+	n, err := agent.Call(unix.SYS_IOCTL, dev, uapi.USERFAULTFD_IOC_NEW, unix.O_CLOEXEC|unix.O_NONBLOCK)
+	_, closeErr := agent.Call(unix.SYS_CLOSE, dev)
+	return n, errors.Join(err, closeErr)
+}
+
+func (e *engagement) config() pager.SpaceConfig {
+	return pager.SpaceConfig{
+		Name:    fmt.Sprintf("pid %d", e.pid()),
+		Pid:     e.pid(),
+		Mover:   e.mover,
+		Forked:  e.forked,
+		Mapping: e.mapping,
+		Present: e.present,
+	}
+}
+
+func (e *engagement) mover() (pager.Mover, error) {
+	agent, err := e.plant()
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMover(e, agent)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// present is pager.SpaceConfig's.
+func (e *engagement) present(r mem.Range, f func(mem.Range)) error {
+	e.pmMu.Lock()
+	defer e.pmMu.Unlock()
+	if e.pm == nil {
+		pm, err := procmem.OpenPagemap(e.pid())
+		if err != nil {
+			return err
+		}
+		e.pm = pm
+	}
+	return e.pm.Present(r, f)
+}
+
+// mapping is pager.SpaceConfig's.
+func (e *engagement) mapping(a mem.Addr) (mem.Range, bool) {
+	vmas, err := procmem.Maps(e.pid())
+	if err != nil {
+		return mem.Range{}, false
+	}
+	for _, v := range vmas {
+		if v.Contains(a) && v.Anonymous() {
+			return v.Range, true
+		}
+	}
+	return mem.Range{}, false
+}
+
+// rescan registers all private anonymous memory that is not registered yet.
+func (e *engagement) rescan() {
+	if !e.scanMu.TryLock() {
+		return // the next one comes soon
+	}
+	defer e.scanMu.Unlock()
+	e.scan()
+}
+
+// scan is rescan. Preconditions: e.scanMu is held.
+func (e *engagement) scan() {
+	vmas, err := procmem.Maps(e.pid())
+	if err != nil {
+		return // it has ended
+	}
+	known := e.pg.Regions()
+	for _, v := range vmas {
+		if v.Name == "[heap]" {
+			e.mu.Lock()
+			e.brk = max(e.brk, v.End)
+			e.mu.Unlock()
+		}
+		if !v.Anonymous() {
+			continue
+		}
+		for _, part := range e.unknown(v.Range, known) {
+			e.register(part)
+		}
+	}
+}
+
+// unknown returns the parts of r that are neither in known, which is sorted,
+// nor our own.
+func (e *engagement) unknown(r mem.Range, known []mem.Range) []mem.Range {
+	e.mu.Lock()
+	own := slices.Clone(e.private)
+	e.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(known, r.Start, func(k mem.Range, a mem.Addr) int {
+		if k.End <= a {
+			return -1
+		}
+		return 1
+	})
+	for ; i < len(known) && known[i].Start < r.End; i++ {
+		own = append(own, known[i])
+	}
+	return subtract(r, own)
+}
+
+// subtract returns what is left of r without the ranges in cut.
+func subtract(r mem.Range, cut []mem.Range) []mem.Range {
+	left := []mem.Range{r}
+	for _, c := range cut {
+		var next []mem.Range
+		for _, l := range left {
+			if !l.Overlaps(c) {
+				next = append(next, l)
+				continue
+			}
+			for _, part := range []mem.Range{{Start: l.Start, End: c.Start}, {Start: c.End, End: l.End}} {
+				if !part.Empty() {
+					next = append(next, part)
+				}
+			}
+		}
+		left = next
+	}
+	return left
+}
+
+// register makes faults in r ours. The table knows r before the kernel does,
+// because the first fault may come at once.
+func (e *engagement) register(r mem.Range) {
+	if e.pg.Add(r, false) != nil {
+		return // the space has ended
+	}
+	_, errno := e.fd.Register(r, uapi.UFFDIO_REGISTER_MODE_MISSING)
+	switch errno {
+	case 0:
+		if err := e.pg.FindResident(r); err != nil && !gone(err) {
+			e.r.log.Warn("cannot tell what is resident", "pid", e.pid(), "range", r, "err", err)
+		}
+		return
+	case syscall.ENOMEM, syscall.ESRCH, syscall.EBADF:
+		return // the space has ended
+	case syscall.EINVAL, syscall.EPERM, syscall.ENOENT:
+		// Not memory that can be registered, such as MAP_DROPPABLE, or
+		// unmapped by now.
+	case syscall.EBUSY:
+		e.r.countForeign(r) // the program serves it by a userfaultfd of its own
+	default:
+		e.r.log.Warn("memory stays outside the limit", "pid", e.pid(), "range", r, "err", errno)
+	}
+	_ = e.pg.Forget(r)
+}
+
+func gone(err error) bool {
+	return errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.ENOENT) || errors.Is(err, pager.ErrGone)
+}
+
+// addPrivate keeps a range that we have mapped in the program out of the
+// pager's hands.
+func (e *engagement) addPrivate(r mem.Range) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.private = append(e.private, r)
+}
+
+func (e *engagement) removePrivate(r mem.Range) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.private = slices.DeleteFunc(e.private, func(x mem.Range) bool { return x == r })
+}
+
+// kill ends the agent, so that the memory of a program that has left it is
+// freed and nobody waits for the agent any more.
+func (e *engagement) kill() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	if e.pg != nil {
+		e.pg.Abandon()
+	}
+	if e.agent != nil {
+		e.agent.Kill()
+	}
+}
+
+// close ends the service of a space that has ended. It may take a while.
+func (e *engagement) close() {
+	e.pg.Close()
+	e.pmMu.Lock()
+	defer e.pmMu.Unlock()
+	if e.pm != nil {
+		e.pm.Close()
+		e.pm = nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.agent != nil {
+		e.agent.Release()
+	}
+}

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package runner_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// atOnce bounds what has to happen at once. It is not what decides: what
+	// does not happen at once does not happen at all.
+	atOnce = 20 * time.Second
+	// wrongStatus is that of a workload program which saw a wrong page.
+	wrongStatus = 99
+	// endurance is how long a program may go on after what was done to it.
+	endurance = 15 * time.Second
+)
+
+// scene is what a test does something bad to.
+type scene struct {
+	limit uint64   // bytes
+	store string   // a store URL
+	args  []string // the program and its arguments
+	stdin bool     // the program gets a pipe that victim.say writes to
+	env   []string // besides the test's own
+}
+
+// victim is faultline with a program under it.
+type victim struct {
+	*run
+	program string // its file
+	stderr  *os.File
+	stdin   io.WriteCloser
+
+	mu    sync.Mutex
+	more  sync.Cond
+	lines []string // of the program's stdout; protected by mu
+	eof   bool     // nobody holds the program's stdout; protected by mu
+	next  int      // number of the first line that expect has not seen
+}
+
+// start begins a scene. What is left of it when the test ends is killed.
+func (s *scene) start(t *testing.T) *victim {
+	t.Helper()
+	bin := command(t)
+	outside := t.TempDir()
+	args := append([]string{"run", "--limit", fmt.Sprint(s.limit), "--store", s.store, "--json", "--stats", "--"}, s.args...)
+	v := &victim{run: &run{
+		id:    fmt.Sprintf("%d-%d", os.Getpid(), runs.Add(1)),
+		cmd:   exec.Command(bin, args...),
+		tmp:   filepath.Join(outside, "tmp"),
+		ended: make(chan struct{}),
+	}}
+	v.program = s.args[0]
+	v.more.L = &v.mu
+	if err := os.Mkdir(v.tmp, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	v.stderr = create(t, outside, "stderr")
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.cmd.Stdout, v.cmd.Stderr = in, v.stderr
+	v.cmd.Env = append(os.Environ(), marker+"="+v.id, "TMPDIR="+v.tmp, "GOTRACEBACK=all", "LC_ALL=C")
+	v.cmd.Env = append(v.cmd.Env, s.env...)
+	if s.stdin {
+		if v.stdin, err = v.cmd.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = v.cmd.Start()
+	in.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go v.read(out)
+	go func() {
+		v.err = v.cmd.Wait()
+		close(v.ended)
+	}()
+	t.Cleanup(func() {
+		for len(killMarked(v.id)) > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		<-v.ended
+		v.stderr.Close()
+	})
+	return v
+}
+
+func (v *victim) read(out *os.File) {
+	in := bufio.NewScanner(out)
+	for in.Scan() {
+		v.mu.Lock()
+		v.lines = append(v.lines, in.Text())
+		v.mu.Unlock()
+		v.more.Broadcast()
+	}
+	out.Close()
+	v.mu.Lock()
+	v.eof = true
+	v.mu.Unlock()
+	v.more.Broadcast()
+}
+
+// expect waits for the next line of the program that begins with prefix, and
+// returns the number behind that. It fails the test if none comes.
+func (v *victim) expect(t *testing.T, prefix string) int {
+	t.Helper()
+	late := false
+	timer := time.AfterFunc(endurance, func() {
+		v.mu.Lock()
+		late = true
+		v.mu.Unlock()
+		v.more.Broadcast()
+	})
+	defer timer.Stop()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for {
+		for ; v.next < len(v.lines); v.next++ {
+			if rest, ok := strings.CutPrefix(v.lines[v.next], prefix+" "); ok {
+				v.next++
+				n, err := strconv.Atoi(rest)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+		}
+		if v.eof || late {
+			t.Fatalf("%q did not come; lines %q, stderr:\n%s\n%s",
+				prefix, v.lines[max(0, len(v.lines)-20):], tail(contents(t, v.stderr)), postMortem(v.id))
+		}
+		v.more.Wait()
+	}
+}
+
+// numbers returns what stands behind prefix in the lines of the program.
+func (v *victim) numbers(prefix string) (list []uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, line := range v.lines {
+		if rest, ok := strings.CutPrefix(line, prefix+" "); ok {
+			if n, err := strconv.ParseUint(rest, 10, 64); err == nil {
+				list = append(list, n)
+			}
+		}
+	}
+	return list
+}
+
+// say writes a line to the program.
+func (v *victim) say(t *testing.T, line string) {
+	t.Helper()
+	if _, err := io.WriteString(v.stdin, line+"\n"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func comm(pid int) string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return strings.TrimSpace(string(b))
+}
+
+// agents lists those that live: tasks of our name that have the memory of a
+// program.
+func (v *victim) agents() (list []int) {
+	all := marked(v.id)
+	for _, pid := range all {
+		if pid == v.pid() || comm(pid) != agentName {
+			continue
+		}
+		if slices.ContainsFunc(all, func(o int) bool { return comm(o) != agentName && sharesMemory(o, pid) }) {
+			list = append(list, pid)
+		}
+	}
+	return list
+}
+
+// target returns the program's first process, once that runs. Faultline has
+// had other children before.
+func (v *victim) target(t *testing.T) int {
+	t.Helper()
+	for until := time.Now().Add(atOnce); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		for _, pid := range tree(v.pid()) {
+			argv, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if name, _, _ := strings.Cut(string(argv), "\x00"); name == v.program {
+				return pid
+			}
+		}
+	}
+	t.Fatalf("there is no program: %s", postMortem(v.id))
+	return 0
+}
+
+// agent waits until there is one that is none of old, and returns it, or 0 if
+// the program has ended.
+func (v *victim) agent(t *testing.T, old ...int) int {
+	t.Helper()
+	for until := time.Now().Add(endurance); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		for _, pid := range v.agents() {
+			if !slices.Contains(old, pid) {
+				return pid
+			}
+		}
+		select {
+		case <-v.ended:
+			return 0
+		default:
+		}
+	}
+	t.Fatalf("no agent has come; stderr:\n%s\n%s", tail(contents(t, v.stderr)), postMortem(v.id))
+	return 0
+}
+
+// death is a task that is expected to die.
+type death struct {
+	pid, fd int
+	comm    string
+}
+
+// everybody opens all that lives of the run, so that its death can be told
+// from that of another which was given its number.
+func (v *victim) everybody() (list []death) {
+	for _, pid := range marked(v.id) {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			list = append(list, death{pid, fd, comm(pid)})
+		}
+	}
+	return list
+}
+
+// mustDie holds that all of them die at once, and returns how long the last
+// one took.
+func (v *victim) mustDie(t *testing.T, list []death) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for _, d := range list {
+		p := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}
+		for {
+			n, err := unix.Poll(p, int(time.Until(began.Add(atOnce)).Milliseconds()))
+			if err == unix.EINTR {
+				continue
+			}
+			if n != 1 || err != nil {
+				t.Errorf("%d %s lives on: %v\n%s", d.pid, d.comm, err, postMortem(v.id))
+			}
+			break
+		}
+		unix.Close(d.fd)
+	}
+	return time.Since(began)
+}
+
+// kill sends a signal to one process of the run.
+func (v *victim) kill(t *testing.T, pid int, sig syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, sig); err != nil && err != syscall.ESRCH {
+		t.Fatalf("kill %d: %v", pid, err)
+	}
+}
+
+// finish waits for the end and holds what must be true of every end: nobody
+// saw a wrong page, and nothing is left. It returns the outcome.
+func (v *victim) finish(t *testing.T) *outcome {
+	t.Helper()
+	v.await(t, endurance)
+	v.nothingLeft(t)
+	v.mu.Lock()
+	timer := time.AfterFunc(atOnce, func() { v.more.Broadcast() })
+	for began := time.Now(); !v.eof && time.Since(began) < atOnce; {
+		v.more.Wait()
+	}
+	if !v.eof {
+		t.Error("somebody holds the program's stdout")
+	}
+	v.mu.Unlock()
+	timer.Stop()
+	o := &outcome{stderr: contents(t, v.stderr)}
+	o.status, _ = v.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	o.split(t)
+	if len(o.stderr) > 0 || o.status.ExitStatus() == wrongStatus {
+		t.Errorf("%v: status %#x, stderr:\n%s", v.cmd.Args, o.status, tail(o.stderr))
+	}
+	return o
+}
+
+// quiet holds that faultline had nothing to say, except that for a moment
+// nothing could leave: a fork makes pages unmovable until they are copied.
+func (o *outcome) quiet(t *testing.T) {
+	t.Helper()
+	for _, n := range o.notes {
+		if strings.Contains(n, "memory grows past the limit") || strings.Contains(n, "can leave memory again") {
+			t.Log(n)
+			continue
+		}
+		t.Errorf("it says: %s", n)
+	}
+}
+
+// mustExit is finish, and holds that the status is code and no page was lost.
+func (v *victim) mustExit(t *testing.T, code int) *outcome {
+	t.Helper()
+	o := v.finish(t)
+	if o.status.ExitStatus() != code {
+		t.Errorf("%v: status %#x, want %d; notes:\n%s", v.cmd.Args, o.status, code, strings.Join(o.notes, "\n"))
+	}
+	if o.stats == nil || o.stats.Pages.Lost != 0 || o.stats.Pages.Out == 0 {
+		t.Errorf("%v: %+v", v.cmd.Args, o.stats)
+	}
+	return o
+}
+
+// statusOf returns the lines of proc_pid_status(5).
+func statusOf(t *testing.T, pid int) map[string]string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := make(map[string]string)
+	for line := range strings.Lines(string(b)) {
+		if key, value, ok := strings.Cut(line, ":"); ok {
+			fields[key] = strings.TrimSpace(value)
+		}
+	}
+	return fields
+}
+
+func countFiles(t *testing.T, dir string) int {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package runner
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/place"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/tracee"
+)
+
+// handler receives the events of the tree, all on the tracer's thread.
+type handler struct {
+	*Run
+	calls map[*tracee.Thread]tracee.Call // of threads that we see again at their exit
+	// urgent is set once the tracer's thread runs before normal ones: every
+	// stopped thread waits for it, and the bound for the stops it makes.
+	urgent bool
+}
+
+// Exec is tracee.Handler's.
+func (h *handler) Exec(p *tracee.Process, _ *tracee.Space) {
+	if !h.urgent {
+		h.urgent = true
+		place.Urgent()
+	}
+	if p.Compat() {
+		// It cannot be bounded, and must not run as if it were.
+		h.fatal(ErrCompat)
+		return
+	}
+	h.processes.Add(1)
+	h.add(p.Space())
+	h.hurry()
+}
+
+// Fork is tracee.Handler's. The child is stopped, and the parent's event has
+// been read, or it would still be waiting.
+func (h *handler) Fork(parent, child *tracee.Process) {
+	h.processes.Add(1)
+	if child.Space() == parent.Space() {
+		return // vfork, or clone with CLONE_VM
+	}
+	h.add(child.Space())
+	h.fork(parent, child)
+}
+
+// Thread is tracee.Handler's. The kernel clears a word when a thread ends, and
+// wakes who waits for that in pthread_join(3). By then the thread gets no
+// fault served any more (userfaultfd(2) answers an exiting task with SIGBUS):
+// if the word's page is outside, the other one sleeps for ever. It must be
+// there, and stay.
+func (h *handler) Thread(th *tracee.Thread, id mem.Addr) {
+	if id == 0 {
+		return
+	}
+	sp := th.Process().Space()
+	h.mu.Lock()
+	s := h.spaces[sp]
+	var e *engagement
+	if s != nil {
+		if s.ids == nil {
+			s.ids = make(map[mem.Addr]struct{})
+		}
+		s.ids[id] = struct{}{} // stacks are used again: the set stays small
+		e = s.engagement
+	}
+	h.mu.Unlock()
+	if e != nil && e.live.Load() {
+		e.hold(id)
+	}
+}
+
+func (h *handler) add(sp *tracee.Space) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.spaces[sp] == nil {
+		h.spaces[sp] = &space{}
+	}
+}
+
+// SpaceGone is tracee.Handler's.
+func (h *handler) SpaceGone(sp *tracee.Space) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.spaces[sp]; s != nil {
+		delete(h.spaces, sp)
+		h.release(s.engagement)
+	}
+}
+
+// SyscallEnter is tracee.Handler's: a call that the filter has stopped. The
+// exit is of interest only where the new memory has to be registered.
+func (h *handler) SyscallEnter(th *tracee.Thread) bool {
+	if h.engagementOf(th.Process().Space()) != nil {
+		c, err := th.Call()
+		if err != nil {
+			return false // killed meanwhile
+		}
+		h.calls[th] = c
+		return true
+	}
+	if h.pager.Resident() > 0 {
+		h.hurry() // a filtered process grows while the tree is near its limit
+	}
+	return false
+}
+
+// SyscallExit is tracee.Handler's.
+func (h *handler) SyscallExit(th *tracee.Thread) {
+	c, seen := h.calls[th]
+	delete(h.calls, th)
+	e := h.engagementOf(th.Process().Space())
+	if e == nil || !seen {
+		return
+	}
+	exit, err := th.Call()
+	if err != nil || exit.Errno != 0 {
+		return // killed meanwhile, or nothing was mapped
+	}
+	c.Ret = exit.Ret
+	switch c.Nr {
+	case unix.SYS_MMAP:
+		if c.Args[3]&unix.MAP_HUGETLB == 0 {
+			e.register(mem.Range{
+				Start: mem.Addr(c.Ret),
+				End:   (mem.Addr(c.Ret) + mem.Addr(c.Args[1])).Up(),
+			})
+		}
+	case unix.SYS_BRK:
+		e.moveBrk(mem.Addr(c.Ret).Up())
+	case unix.SYS_MADVISE:
+		e.advised(mem.Range{
+			Start: mem.Addr(c.Args[0]),
+			End:   (mem.Addr(c.Args[0]) + mem.Addr(c.Args[1])).Up(),
+		}, int(c.Args[2]))
+	}
+}
+
+// moveBrk registers the part by which the heap has grown. That it has shrunk
+// is told by an UNMAP.
+func (e *engagement) moveBrk(end mem.Addr) {
+	e.mu.Lock()
+	old := e.brk
+	e.brk = end
+	e.mu.Unlock()
+	switch {
+	case old == 0:
+		e.rescan() // the heap is new, or we do not know where it began
+	case end > old:
+		e.register(mem.Range{Start: old, End: end})
+	}
+}
+
+// Advice whose effect on registered memory raises no event (madvise(2);
+// guards since Linux 6.13).
+const (
+	madvGuardInstall = 102
+	madvGuardRemove  = 103
+)
+
+func (e *engagement) advised(r mem.Range, advice int) {
+	switch advice {
+	case unix.MADV_WIPEONFORK:
+		e.pg.SetWipe(r, true)
+	case unix.MADV_KEEPONFORK:
+		e.pg.SetWipe(r, false)
+	case madvGuardInstall:
+		_ = e.pg.Zap(r) // an error means that the space has ended
+	}
+}
+
+// Exited is tracee.Handler's.
+func (h *handler) Exited(*tracee.Process, tracee.Status) {}

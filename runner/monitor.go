@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package runner
+
+import (
+	"cmp"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/faultline-go/faultline/internal/place"
+	"github.com/faultline-go/faultline/internal/procmem"
+	"github.com/faultline-go/faultline/internal/sys"
+	"github.com/faultline-go/faultline/tracee"
+)
+
+const (
+	// fillRate is how fast a tree may make memory resident at the most, in
+	// bytes a second: some threads that write to fresh pages. The monitor
+	// looks again before that could have used up what is free.
+	fillRate = 8 << 30
+	// minLook and maxLook bound the time between two looks.
+	minLook = time.Millisecond
+	maxLook = 50 * time.Millisecond
+	// steady is the time between two looks when all that matters is engaged.
+	steady = 20 * time.Millisecond
+	// rescanTime is the time between two searches of an engaged space for
+	// memory that was made by ways that the filter does not see.
+	rescanTime = 500 * time.Millisecond
+	// worthwhile is the anonymous memory from which on a space is engaged
+	// under pressure. Smaller ones are counted and left alone.
+	worthwhile = 1 << 20
+	// retryTime is the time before a space that could not be engaged is
+	// tried again.
+	retryTime = 100 * time.Millisecond
+)
+
+// margin is how far below the limit the first spaces are engaged: what can
+// become resident while that is done.
+func (r *Run) margin() uint64 { return min(max(r.limit/4, 4<<20), 256<<20, r.limit/2) }
+
+// watch looks at the size of the tree until it has ended.
+func (r *Run) watch() {
+	// What becomes resident until the first spaces are engaged is bounded
+	// only by how soon we look: before any program that wants the processor.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	urgent := place.Urgent()
+	defer urgent()
+	var rescanned time.Time
+	for next := minLook; ; {
+		// Not a timer: the runtime's are run by threads of normal priority.
+		// An error can only mean that it did not wait for so long.
+		if revents, _ := sys.Poll(r.kick.FD(), -1, next); revents != 0 {
+			r.kick.Drain()
+		}
+		select {
+		case <-r.quit:
+			return
+		default:
+		}
+		next = r.look()
+		if time.Since(rescanned) > rescanTime {
+			r.rescanAll()
+			rescanned = time.Now()
+		}
+	}
+}
+
+// untouched is a space that is not engaged, and its size.
+type untouched struct {
+	space *tracee.Space
+	anon  uint64
+}
+
+// look measures the tree, engages what has to be, and returns when to look
+// again.
+func (r *Run) look() time.Duration {
+	list, other := r.measure()
+	var anon uint64
+	for _, u := range list {
+		anon += u.anon
+	}
+	r.pager.SetForeign(anon)
+	r.noteOther(other + anon)
+	total := r.pager.Resident() + anon
+	edge := r.limit - r.margin()
+	if total < edge {
+		d := time.Duration(float64(edge-total) / fillRate * float64(time.Second))
+		return min(max(d, minLook), maxLook)
+	}
+	slices.SortFunc(list, func(a, b untouched) int { return cmp.Compare(b.anon, a.anon) })
+	next := steady
+	for _, u := range list {
+		if u.anon < worthwhile {
+			break
+		}
+		// From here on the pager counts its pages.
+		anon -= u.anon
+		r.pager.SetForeign(anon)
+		if err := r.engage(u.space); err != nil {
+			r.cannotEngage(u.space, err)
+			anon += u.anon
+			r.pager.SetForeign(anon)
+		}
+		next = minLook
+	}
+	if anon > r.limit/16 {
+		next = minLook
+	}
+	return next
+}
+
+// measure returns the spaces that are not engaged, and the resident bytes of
+// the tree that nobody bounds.
+func (r *Run) measure() (list []untouched, other uint64) {
+	r.mu.Lock()
+	type probe struct {
+		sp      *tracee.Space
+		e       *engagement
+		refused time.Time
+	}
+	probes := make([]probe, 0, len(r.spaces))
+	for sp, s := range r.spaces {
+		probes = append(probes, probe{sp, s.engagement, s.refused})
+	}
+	r.mu.Unlock()
+	var engagedAnon uint64
+	for _, p := range probes {
+		u, err := procmem.Resident(p.sp.Pid())
+		if err != nil {
+			continue // it has ended
+		}
+		other += u.File
+		if p.e != nil {
+			engagedAnon += u.Anon
+			continue
+		}
+		if time.Since(p.refused) < retryTime {
+			other += u.Anon
+			continue
+		}
+		list = append(list, untouched{p.sp, u.Anon})
+	}
+	// What the kernel counts beyond what the pager knows: stacks, changed
+	// data of files, pages shared with a parent until their grace is over.
+	other += engagedAnon - min(engagedAnon, r.pager.Resident())
+	return list, other
+}
+
+func (r *Run) noteOther(bytes uint64) {
+	r.other.Store(bytes)
+	if bytes > r.otherPeak.Load() {
+		r.otherPeak.Store(bytes) // the monitor alone writes it
+	}
+}
+
+// cannotEngage notes that a space stays outside the limit for now.
+func (r *Run) cannotEngage(sp *tracee.Space, err error) {
+	r.mu.Lock()
+	s := r.spaces[sp]
+	first := s != nil && s.refused.IsZero()
+	if s != nil {
+		s.refused = time.Now()
+	}
+	r.mu.Unlock()
+	if first && !gone(err) {
+		r.log.Warn("cannot bound a process yet, trying again", "err", err)
+	}
+}
+
+// rescanAll looks for memory that has come to be unseen.
+func (r *Run) rescanAll() {
+	r.mu.Lock()
+	var all []*engagement
+	for _, s := range r.spaces {
+		if s.engagement != nil && s.engagement.live.Load() {
+			all = append(all, s.engagement)
+		}
+	}
+	r.mu.Unlock()
+	for _, e := range all {
+		e.rescan()
+	}
+}
+
+// hurry makes the monitor look at once.
+func (r *Run) hurry() { r.kick.Signal() }

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/place"
+	"github.com/faultline-go/faultline/internal/procmem"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/pager"
+	"github.com/faultline-go/faultline/uffd"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+// windowSlots is the size of a mover's window in pages: two of the pager's
+// batches, since pages that had to be unshared come on top of one.
+const windowSlots = 512
+
+// mover moves pages with UFFDIO_MOVE, which only a task of the same address
+// space may call: the agent.
+//
+// The window is registered to a descriptor of its own, W, that has no event
+// features. So emptying it raises no REMOVE event, and moving into it is not
+// held up by the events of the program's own memory. UFFDIO_MOVE needs its
+// destination registered with the descriptor it is called on, and asks
+// nothing of the source's registration (since Linux 6.8).
+//
+// W is opened with UFFD_USER_MODE_ONLY: should anything of ours ever read an
+// empty slot, it gets EFAULT, rather than waiting for a handler that is not
+// there.
+type mover struct {
+	agent  *inject.Agent
+	pid    int // of any process in the space, for reading
+	window mem.Range
+	w      int      // W's number in the agent
+	keep   *uffd.FD // W once more: the agent's death must not unregister the window
+	dirty  bool     // the window is to be emptied with the next request
+	broken bool     // the agent is gone
+	cpu    int
+	ops    []inject.Op
+	segs   []procmem.Segment
+	owner  *engagement
+}
+
+// newMover sets up the window. The agent must be the space's.
+func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
+	m := &mover{agent: agent, pid: agent.Tid(), owner: owner, w: -1, cpu: -1}
+	at, err := agent.Call(unix.SYS_MMAP, inject.Hint(), windowSlots*mem.PageSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uintptr(0), 0)
+	if err != nil {
+		return nil, fmt.Errorf("mapping the window: %w", err)
+	}
+	m.window = mem.MakeRange(mem.Addr(at), windowSlots*mem.PageSize)
+	owner.addPrivate(m.window)
+	defer func() {
+		if err != nil {
+			m.Close()
+		}
+	}()
+	// A forked child must not carry copies of pages that are on their way.
+	if _, err := agent.Call(unix.SYS_MADVISE, at, uintptr(m.window.Len()), unix.MADV_DONTFORK); err != nil {
+		return nil, fmt.Errorf("keeping the window from children: %w", err)
+	}
+	w, err := agent.Call(unix.SYS_USERFAULTFD, uintptr(unix.O_CLOEXEC|uapi.UFFD_USER_MODE_ONLY))
+	if err != nil {
+		return nil, fmt.Errorf("userfaultfd for the window: %w", err)
+	}
+	m.w = int(w)
+	raw, err := agent.FD(m.w)
+	if err != nil {
+		return nil, err
+	}
+	m.keep = uffd.Take(raw)
+	if err := m.keep.Handshake(0); err != nil {
+		return nil, err
+	}
+	if _, errno := m.keep.Register(m.window, uapi.UFFDIO_REGISTER_MODE_MISSING); errno != 0 {
+		return nil, fmt.Errorf("registering the window: %w", errno)
+	}
+	return m, nil
+}
+
+// Slots is pager.Mover's.
+func (m *mover) Slots() int { return windowSlots }
+
+// Move is pager.Mover's.
+func (m *mover) Move(runs []pager.Run) error {
+	m.place(runs)
+	for i := range runs {
+		runs[i].Moved, runs[i].Errno = 0, 0
+	}
+	// A call that moved only some of its pages fails with EAGAIN, and says
+	// why when it is called again for the rest.
+	for again := true; again; {
+		again = false
+		for i := 0; i < len(runs); i += maxMoves {
+			more, err := m.moveSome(runs[i:min(i+maxMoves, len(runs))])
+			if err != nil {
+				m.salvage(runs)
+				return err
+			}
+			again = again || more
+		}
+	}
+	return nil
+}
+
+// place puts the agent on the processor where it costs the least.
+//
+// Each call of UFFDIO_MOVE flushes what it has unmapped from the translation
+// caches of all processors on which the program runs. From another one that
+// takes an interrupt there for every call, which is dear in a virtual machine
+// and hits the faulting thread. So scattered pages are moved on that thread's
+// own processor, where the flush is local. Long runs are few calls: they are
+// moved on the evictor's processor, and the program goes on meanwhile.
+func (m *mover) place(runs []pager.Run) {
+	pages := 0
+	for _, r := range runs {
+		pages += r.Pages
+	}
+	cpu := place.Current()
+	if pages < scattered*len(runs) {
+		if fault := m.owner.pg.CPU(); fault >= 0 {
+			cpu = fault
+		}
+	}
+	if cpu != m.cpu && m.agent.SetCPU(cpu) == nil {
+		m.cpu = cpu
+	}
+}
+
+// scattered is the mean length of runs, in pages, below which a batch counts
+// as scattered.
+const scattered = 4
+
+// maxMoves is the number of runs in one request.
+const maxMoves = 256
+
+func (m *mover) moveSome(runs []pager.Run) (again bool, err error) {
+	m.ops = m.ops[:0]
+	if m.dirty {
+		m.ops = append(m.ops, m.dropOp())
+	}
+	first := len(m.ops)
+	args := m.agent.Data()
+	for i, r := range runs {
+		if r.Errno != 0 || r.Moved == r.Pages {
+			continue
+		}
+		done := mem.Addr(r.Moved * mem.PageSize)
+		putMove(args, i, uapi.Move{
+			Dst: uint64(m.slot(r.Slot) + done),
+			Src: uint64(r.Src + done),
+			Len: uint64(r.Pages-r.Moved) * mem.PageSize,
+		})
+		m.ops = append(m.ops, inject.Op{NR: unix.SYS_IOCTL, Args: [6]uintptr{
+			uintptr(m.w), uapi.UFFDIO_MOVE, uintptr(m.agent.DataAddr()) + uintptr(i*moveSize),
+		}})
+	}
+	if err := m.agent.Run(m.ops); err != nil {
+		return false, err
+	}
+	m.dirty = false
+	op := first
+	for i := range runs {
+		r := &runs[i]
+		if r.Errno != 0 || r.Moved == r.Pages {
+			continue
+		}
+		errno, _ := m.ops[op].Err().(syscall.Errno)
+		op++
+		moved := 0
+		if n := getMoved(args, i); n > 0 {
+			moved = int(n) / mem.PageSize
+		}
+		r.Moved += moved
+		if errno == syscall.EAGAIN && moved > 0 {
+			again = true
+			continue
+		}
+		r.Errno = errno
+	}
+	return again, nil
+}
+
+// salvage finds out what has moved when the agent died before it could say:
+// the window was empty, so what is present there has.
+func (m *mover) salvage(runs []pager.Run) {
+	m.broken = true
+	for i := range runs {
+		r := &runs[i]
+		r.Moved, r.Errno = 0, syscall.EBUSY
+		pm, err := procmem.OpenPagemap(m.owner.pid())
+		if err != nil {
+			continue // the process has ended, too
+		}
+		_ = pm.Present(mem.MakeRange(m.slot(r.Slot), uint64(r.Pages)*mem.PageSize), func(p mem.Range) {
+			if p.Start == m.slot(r.Slot+r.Moved) { // they move in order
+				r.Moved += p.Pages()
+			}
+		})
+		pm.Close()
+	}
+	m.pid = m.owner.pid()
+}
+
+func (m *mover) slot(i int) mem.Addr { return m.window.Start + mem.Addr(i*mem.PageSize) }
+
+// Read is pager.Mover's.
+func (m *mover) Read(runs []pager.Run, buf []byte) error {
+	m.segs = m.segs[:0]
+	for _, r := range runs {
+		if r.Moved > 0 {
+			m.segs = append(m.segs, procmem.Segment{
+				Addr: m.slot(r.Slot),
+				Dst:  buf[r.Slot*mem.PageSize : (r.Slot+r.Moved)*mem.PageSize],
+			})
+		}
+	}
+	err := procmem.Read(m.pid, m.segs)
+	if errors.Is(err, syscall.ESRCH) {
+		// The agent is gone, and what it has moved is still there.
+		m.broken, m.pid = true, m.owner.pid()
+		err = procmem.Read(m.pid, m.segs)
+	}
+	return err
+}
+
+// Drop is pager.Mover's.
+func (m *mover) Drop() { m.dirty = true }
+
+// Flush is pager.Mover's.
+func (m *mover) Flush() {
+	if m.dirty && !m.broken {
+		m.ops = append(m.ops[:0], m.dropOp())
+		// A dead agent shows at the next Move; its window is empty to us.
+		m.dirty = m.agent.Run(m.ops) != nil
+	}
+}
+
+func (m *mover) dropOp() inject.Op {
+	return inject.Op{NR: unix.SYS_MADVISE, Args: [6]uintptr{
+		uintptr(m.window.Start), uintptr(m.window.Len()), unix.MADV_DONTNEED,
+	}}
+}
+
+// Unshare is pager.Mover's. Needs Linux 5.14.
+func (m *mover) Unshare(r mem.Range) error {
+	_, err := m.agent.Call(unix.SYS_MADVISE, uintptr(r.Start), uintptr(r.Len()), unix.MADV_POPULATE_WRITE)
+	return err
+}
+
+// Close is pager.Mover's. With a dead agent the window stays mapped, empty,
+// until the process ends: there is nobody to unmap it.
+func (m *mover) Close() {
+	if m.keep != nil {
+		m.keep.Close()
+	}
+	_, err := m.agent.Call(unix.SYS_MUNMAP, uintptr(m.window.Start), uintptr(m.window.Len()))
+	if m.w >= 0 && err == nil {
+		_, _ = m.agent.Call(unix.SYS_CLOSE, uintptr(m.w))
+	}
+	if err == nil {
+		m.owner.removePrivate(m.window)
+	}
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package runner_test
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+
+	"github.com/faultline-go/faultline/internal/workload"
+)
+
+// TestTouch fills, reads, rewrites and verifies a GiB in sequential, strided,
+// random and hot-set order.
+func TestTouch(t *testing.T) {
+	size := smaller(1024, 64)
+	for _, c := range []struct {
+		threads int
+		store   string
+	}{{1, "mem:"}, {4, "file:"}} {
+		t.Run(fmt.Sprintf("%d threads %s", c.threads, c.store), func(t *testing.T) {
+			same(t, program{
+				args:  []string{workload.Build(t, "touch"), strconv.Itoa(size), strconv.Itoa(c.threads), "7"},
+				limit: uint64(size) / 4 * mib, stores: []string{c.store}, bounded: true, stderr: true,
+			})
+		})
+	}
+}
+
+// TestTight runs touch with a limit that is a small part of its memory.
+func TestTight(t *testing.T) {
+	for _, threads := range []string{"1", "4"} {
+		t.Run(threads+" threads", func(t *testing.T) {
+			same(t, program{
+				args:  []string{workload.Build(t, "touch"), "96", threads, "11"},
+				limit: 4 * mib, stores: []string{"mem:", "file:"}, bounded: true, stderr: true,
+			})
+		})
+	}
+}
+
+// TestMapper covers mremap, madvise, munmap of parts, mprotect, MAP_FIXED over
+// live memory, brk, guard pages, sparse memory and mlock, B.10 and H6. It
+// locks all of its memory for a while, so that the limit cannot hold.
+func TestMapper(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "mapper"), strconv.Itoa(smaller(64, 32)), "7"},
+		limit: 8 * mib, stores: []string{"mem:"}, stderr: true,
+	})
+}
+
+// TestProcs covers fork, vfork, posix_spawn, clone3, clone with CLONE_VM, exec
+// from a thread, 200 threads, 1,000 children and signals, H14.
+func TestProcs(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "procs"), "64", "7"},
+		env:   []string{"PROCS_CHILDREN=" + strconv.Itoa(smaller(1000, 50))},
+		limit: 16 * mib, stores: []string{"mem:"}, stderr: true,
+	})
+}
+
+// TestPins lets the kernel hold on to pages that are about to leave: direct
+// I/O, vmsplice, io_uring.
+func TestPins(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "pins"), t.TempDir(), "48", "7"},
+		limit: 12 * mib, stores: []string{"mem:"}, stderr: true,
+	})
+}
+
+// TestGo runs a Go program with garbage, goroutines and signals.
+func TestGo(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "gomem"), strconv.Itoa(smaller(256, 64)), "7", "3"},
+		limit: uint64(smaller(64, 16)) * mib, stores: []string{"mem:", "file:"}, bounded: true, stderr: true,
+	})
+}
