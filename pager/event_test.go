@@ -45,6 +45,31 @@ func TestRemoveRaceWithInstall(t *testing.T) {
 	}
 }
 
+// TestRemoveRaceWithReturn: a page is installed between a REMOVE event and the
+// removal, leaves, and comes back from the store before it goes with the
+// others: the thread in madvise(2) has waited for a processor. It reads zero,
+// and is not taken for lost (H5, H6).
+func TestRemoveRaceWithReturn(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(900)
+		r.fill(k, 0, 20, 1)
+		g, removed := r.arriveAt("remove:done", func() { k.remove(pages(0, 40)) })
+		r.put(k, 33, 4242)
+		for i := 50; s.pageState(33) != outside; i++ {
+			r.put(k, i, uint64(i)+1)
+			settled()
+		}
+		r.wantPage(k, page(33), pattern(4242))
+		g.release()
+		<-removed
+		if s.pageState(33) != resident || k.isPresent(page(33)) {
+			t.Fatalf("page is %v: this is not the race", s.pageState(33))
+		}
+		r.wantPage(k, page(33), zeroPage)
+		r.wantCounts()
+	})
+}
+
 // TestFreeThenReclaim is MADV_FREE: the pages stay, count, and vanish much
 // later, which is no loss.
 func TestFreeThenReclaim(t *testing.T) {

@@ -137,7 +137,7 @@ func (s *Space) commit(f fault) (why reason, retry bool) {
 			// The ref stays, as a hint.
 			e.state = resident
 			e.clear(rescued)
-			if !e.inStore && (w.found || loose) {
+			if loose || w.found && !e.inStore {
 				e.mark(lazy)
 			}
 			e.stamp = s.p.queue.Insert(evict.Key{Space: s.id, Page: w.page}, w.stamp, w.kind)

@@ -53,20 +53,16 @@ type mover struct {
 // newMover sets up the window. The agent must be the space's.
 func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 	m := &mover{agent: agent, pid: agent.Tid(), owner: owner, w: -1, cpu: -1}
-	at, err := agent.Call(unix.SYS_MMAP, inject.Hint(), windowSlots*mem.PageSize, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uintptr(0), 0)
-	if err != nil {
-		return nil, fmt.Errorf("mapping the window: %w", err)
+	if err := m.mapWindow(); err != nil {
+		return nil, err
 	}
-	m.window = mem.MakeRange(mem.Addr(at), windowSlots*mem.PageSize)
-	owner.addPrivate(m.window)
 	defer func() {
 		if err != nil {
 			m.Close()
 		}
 	}()
 	// A forked child must not carry copies of pages that are on their way.
-	if _, err := agent.Call(unix.SYS_MADVISE, at, uintptr(m.window.Len()), unix.MADV_DONTFORK); err != nil {
+	if _, err := agent.Call(unix.SYS_MADVISE, uintptr(m.window.Start), uintptr(m.window.Len()), unix.MADV_DONTFORK); err != nil {
 		return nil, fmt.Errorf("keeping the window from children: %w", err)
 	}
 	w, err := agent.Call(unix.SYS_USERFAULTFD, uintptr(unix.O_CLOEXEC|uapi.UFFD_USER_MODE_ONLY))
@@ -86,6 +82,22 @@ func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 		return nil, fmt.Errorf("registering the window: %w", errno)
 	}
 	return m, nil
+}
+
+// mapWindow makes the window. No scan may run in between: it would take the
+// new mapping for the program's and register it with the program's descriptor,
+// and W be refused (EBUSY).
+func (m *mover) mapWindow() error {
+	m.owner.scanMu.Lock()
+	defer m.owner.scanMu.Unlock()
+	at, err := m.agent.Call(unix.SYS_MMAP, inject.Hint(), windowSlots*mem.PageSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uintptr(0), 0)
+	if err != nil {
+		return fmt.Errorf("mapping the window: %w", err)
+	}
+	m.window = mem.MakeRange(mem.Addr(at), windowSlots*mem.PageSize)
+	m.owner.addPrivate(m.window)
+	return nil
 }
 
 // Slots is pager.Mover's.
