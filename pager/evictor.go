@@ -3,6 +3,7 @@
 package pager
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -265,7 +266,12 @@ func (ev *evictor) storeAnswers() bool {
 		}
 	}
 	var ref [1]store.Ref
-	if n, err := ev.p.cfg.Store.Put([][]byte{ev.probe}, ref[:]); n != 1 || err != nil {
+	probe := [][]byte{ev.probe}
+	_, err := ev.p.cfg.Store.Put(probe, ref[:])
+	if errors.Is(err, store.ErrFull) && ev.p.dropHints() {
+		_, err = ev.p.cfg.Store.Put(probe, ref[:])
+	}
+	if err != nil {
 		return false
 	}
 	ev.p.cfg.Store.Free(ref[0])

@@ -36,6 +36,7 @@ type testStore struct {
 	getErr  error
 	room    int  // pages that Put still takes, if not negative
 	zeros   bool // pages of zeros take none
+	most    int  // live pages that it holds, if positive
 	puts    int  // calls of Put
 	tried   int  // calls of TryGet
 	gets    int  // calls of Get
@@ -71,6 +72,9 @@ func (s *testStore) Put(pages [][]byte, refs []store.Ref) (int, error) {
 			}
 			s.room--
 		}
+	}
+	if s.most > 0 {
+		n = max(0, min(n, s.most-int(s.Store.Stats().Live)))
 	}
 	s.mu.Unlock()
 	done, err := s.Store.Put(pages[:n], refs)
