@@ -40,6 +40,8 @@ type evictor struct {
 	tried  int                 // victims in a row that could not leave
 	size   int                 // pages of the next batch
 	since  time.Time           // movers are waited for since then; zero if not
+	turns  int                 // processor of a server that takes turns, or -1
+	apart  bool                // we have another one
 }
 
 // evictLoop keeps the resident set below the limit.
@@ -49,48 +51,91 @@ func (p *Pager) evictLoop() {
 	runtime.LockOSThread()
 	th := place.Self()
 	defer func() {
-		th.Pin(-1)
+		place.Clear(-1)
+		th.Close()
 		runtime.UnlockOSThread()
 	}()
-	ev := &evictor{p: p, size: p.batch, groups: make(map[*Space]*batch), busy: make(map[*Space][]victim)}
-	idle := time.NewTimer(time.Hour)
-	defer idle.Stop()
+	ev := &evictor{p: p, size: p.batch, turns: -1, groups: make(map[*Space]*batch), busy: make(map[*Space][]victim)}
+	var due time.Time // of the next look if nobody kicks; zero for never
 	for {
-		select {
-		case <-p.quit:
+		d := time.Duration(-1)
+		if !due.IsZero() {
+			d = max(0, time.Until(due))
+		}
+		kicked := ev.watch() || p.kick.Wait(d)
+		switch {
+		case p.ended.Load():
 			return
-		case <-p.kick:
+		case kicked:
 			// Nothing could leave a moment ago. Every fault kicks, and a
 			// try may go through all that is resident.
 			if time.Now().Before(ev.until) && p.room() > 0 {
 				continue
 			}
-		case <-idle.C:
+		case time.Now().Before(due):
+			continue // a signal
+		default:
+			due = time.Time{}
 			ev.tidy()
 			if p.over() <= 0 {
 				continue
 			}
 		}
-		d := settle
+		d = settle
 		for p.over() > 0 {
-			th.Avoid(p.busiest())
+			ev.makeWay(th)
 			var again bool
 			if again, d = ev.round(); !again {
 				break
 			}
-			select {
-			case <-p.quit:
+			if p.ended.Load() {
 				return
-			default:
 			}
 		}
-		idle.Reset(d)
+		due = time.Now().Add(d)
 	}
 }
 
+// makeWay keeps us off the processor where a server takes turns with a thread.
+func (ev *evictor) makeWay(th *place.Thread) {
+	cpu := ev.p.busiest()
+	ev.apart = th.Avoid(cpu) && cpu >= 0
+	if cpu != ev.turns {
+		ev.turns = cpu
+		place.Clear(cpu)
+	}
+}
+
+// watchTime is longer than the time between two batches of a fault stream.
+const watchTime = 500 * time.Microsecond
+
+// watch looks out for a kick while a server takes turns with a thread on
+// another processor, instead of going to sleep at once. A processor without
+// work looks for some on others, and what it finds is the thread that the
+// server has just woken and that is to run next: the two are separated, and
+// the next faults cost ten times as much. It yields to whoever wants to run.
+func (ev *evictor) watch() (kicked bool) {
+	if !ev.apart || ev.p.busiest() < 0 {
+		return false
+	}
+	for end := time.Now().Add(watchTime); time.Now().Before(end); place.Yield() {
+		for range looks {
+			if ev.p.kick.Wait(0) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// looks is how often watch looks before it yields: for about a microsecond.
+const looks = 200
+
 // busiest returns the processor to which a serving thread is pinned, or -1.
 func (p *Pager) busiest() int {
-	for _, s := range p.snapshot() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.spaces {
 		if cpu := s.server.pace.cpu.Load(); cpu > 0 {
 			return int(cpu - 1)
 		}

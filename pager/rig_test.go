@@ -23,7 +23,33 @@ import (
 
 // A bubble's clock stands still while a goroutine waits for a sync.Mutex, whose
 // holder must therefore not wait for the clock.
-func init() { lockPause = func(time.Duration) { runtime.Gosched() } }
+func init() {
+	lockPause = func(time.Duration) { runtime.Gosched() }
+	newBell = func() bell { return make(testBell, 1) }
+}
+
+// testBell is a bell in whose Wait a bubble's clock goes on.
+type testBell chan struct{}
+
+func (b testBell) Ring() {
+	select {
+	case b <- struct{}{}:
+	default:
+	}
+}
+
+func (b testBell) Wait(d time.Duration) bool {
+	if d < 0 {
+		<-b
+		return true
+	}
+	select {
+	case <-b:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
 
 // testStore is a store whose device can be slow, full or wrong.
 type testStore struct {
