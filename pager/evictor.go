@@ -268,7 +268,7 @@ func (ev *evictor) group(s *Space) *batch {
 		b, ev.spare = ev.spare[n-1], ev.spare[:n-1]
 		b.victims = b.victims[:0]
 	} else {
-		b = &batch{scratch: make([]byte, mem.PageSize)}
+		b = new(batch)
 	}
 	ev.groups[s] = b
 	return b

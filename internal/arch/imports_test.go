@@ -86,6 +86,7 @@ var doors = map[string][]string{
 	"github.com/spf13/pflag":        {"internal/cli"},
 	"github.com/klauspost/compress": {"store"},
 	"github.com/pierrec/lz4/v4":     {"store"},
+	"github.com/zeebo/xxh3":         {"store"},
 }
 
 // noCalls are the trees without any system call, so that they build and run

@@ -5,7 +5,9 @@
 // A page of zeros, or of one repeated 8-byte word, becomes a Ref and no blob.
 // A page that does not shrink to fifteen sixteenths is its own blob, since
 // reading it back is then a copy. The CRC-32C of the page goes into the Ref and
-// is checked on the way back, whatever the codec.
+// is checked on the way back, whatever the codec. At the end of a compressed
+// blob stands a hash of the page, by which a page is recognised as the same
+// without being decoded.
 package codec
 
 import (
@@ -13,9 +15,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"math/rand/v2"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
+	"github.com/zeebo/xxh3"
 
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/store"
@@ -26,6 +30,37 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Sum returns the CRC-32C of page.
 func Sum(page []byte) uint32 { return crc32.Checksum(page, castagnoli) }
+
+// printLen is the length of the hash at the end of a compressed blob, in bytes.
+const printLen = 16
+
+// printSeed keeps anybody from preparing two pages of one hash.
+var printSeed = rand.Uint64()
+
+// appendPrint appends the hash of page to its compressed form: XXH3 of 128
+// bits, by which two pages differ as surely as by their bytes.
+func appendPrint(blob, page []byte) []byte {
+	b := xxh3.Hash128Seed(page, printSeed).Bytes()
+	return append(blob, b[:]...)
+}
+
+// Same reports whether page is the page of ref, whose blob is given; it is
+// empty for a page that lives in its Ref. Preconditions: ref is valid, page has
+// mem.PageSize bytes.
+func Same(ref store.Ref, blob, page []byte) bool {
+	switch ref.Kind() {
+	case store.KindZero, store.KindWord:
+		w, ok := RepeatedWord((*[mem.PageSize]byte)(page))
+		return ok && w == ref.Loc()
+	case store.KindRaw:
+		return bytes.Equal(blob, page)
+	}
+	if len(blob) != ref.Len() || len(blob) < printLen {
+		return false
+	}
+	b := xxh3.Hash128Seed(page, printSeed).Bytes()
+	return bytes.Equal(blob[len(blob)-printLen:], b[:])
+}
 
 // Encoder turns pages into blobs. One goroutine at a time may use it.
 type Encoder struct {
@@ -92,11 +127,11 @@ func (e *Encoder) Encode(page []byte) Encoded {
 	switch e.codec {
 	case store.LZ4:
 		if b := e.lz.Compress(p); b != nil {
-			x.Kind, x.Blob = store.KindLZ4, b
+			x.Kind, x.Blob = store.KindLZ4, appendPrint(b, page)
 		}
 	case store.Zstd:
 		if b := e.zstd.EncodeAll(page, e.buf[:0]); len(b) <= lz4page.MaxOut {
-			x.Kind, x.Blob = store.KindZstd, b
+			x.Kind, x.Blob = store.KindZstd, appendPrint(b, page)
 		}
 	}
 	return x
@@ -157,6 +192,12 @@ func (d *Decoder) Decode(ref store.Ref, blob, dst []byte) error {
 	dst = dst[:mem.PageSize:mem.PageSize]
 	if len(blob) != ref.Len() {
 		return fmt.Errorf("%w: the blob has %d bytes, not %d", store.ErrCorrupt, len(blob), ref.Len())
+	}
+	if ref.Kind() != store.KindRaw {
+		if len(blob) <= printLen {
+			return fmt.Errorf("%w: the blob has %d bytes", store.ErrCorrupt, len(blob))
+		}
+		blob = blob[:len(blob)-printLen]
 	}
 	switch ref.Kind() {
 	case store.KindRaw:
