@@ -40,8 +40,10 @@ type evictor struct {
 	tried  int                 // victims in a row that could not leave
 	size   int                 // pages of the next batch
 	since  time.Time           // movers are waited for since then; zero if not
-	turns  int                 // processor of a server that takes turns, or -1
-	apart  bool                // we have another one
+	// scattered says that the latest round's pages were.
+	scattered bool
+	turns     int  // processor of a server that takes turns, if others keep off it, or -1
+	apart     bool // they do, and so do we
 }
 
 // evictLoop keeps the resident set below the limit.
@@ -97,9 +99,14 @@ func (p *Pager) evictLoop() {
 }
 
 // makeWay keeps us off the processor where a server takes turns with a thread.
+// If the faults are scattered, each for one page, it keeps others off as well,
+// and us awake; for the sake of a few faults for many pages that would not pay.
 func (ev *evictor) makeWay(th *place.Thread) {
 	cpu := ev.p.busiest()
-	ev.apart = th.Avoid(cpu) && cpu >= 0
+	ev.apart = th.Avoid(cpu) && cpu >= 0 && ev.scattered
+	if !ev.apart {
+		cpu = -1
+	}
 	if cpu != ev.turns {
 		ev.turns = cpu
 		place.Clear(cpu)
@@ -171,8 +178,8 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 			ev.spare = append(ev.spare, b)
 		}
 	}
-	ev.size = p.batch
-	if seen < scattered*runs {
+	ev.size, ev.scattered = p.batch, seen < scattered*runs
+	if ev.scattered {
 		ev.size = min(ev.size, smallBatch)
 	}
 	switch {
