@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/testutil"
+	"github.com/faultline-go/faultline/internal/workload/measure"
 )
 
 // headBytes is what a store file begins with, and no page is in.
@@ -173,9 +174,9 @@ func (v *victim) mustShrink(t *testing.T, s *scene) {
 	t.Helper()
 	pid := []int{v.target(t)}
 	allowed := s.limit + 4*mib + s.limit/100
-	size := boundedIn(pid)
+	size := measure.Bounded(pid)
 	for until := time.Now().Add(atOnce); size > allowed && time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
-		size = boundedIn(pid)
+		size = measure.Bounded(pid)
 	}
 	if size > allowed {
 		t.Errorf("%d MiB are resident though there is room for them outside\n%s", size>>20, tail(contents(t, v.stderr)))
@@ -220,7 +221,7 @@ func TestDiskFull(t *testing.T) {
 	s := filed(t, "file:"+filepath.Join(dir, "pages"))
 	v := s.start(t)
 	v.passes(t, 4)
-	if size := boundedIn([]int{v.target(t)}); size < 2*s.limit {
+	if size := measure.Bounded([]int{v.target(t)}); size < 2*s.limit {
 		t.Errorf("%d bytes are resident: the disk was not full", size)
 	}
 	enlarge(t, dir, 64*mib)
@@ -236,7 +237,7 @@ func TestStoreFull(t *testing.T) {
 			s := filed(t, url)
 			v := s.start(t)
 			v.passes(t, 4)
-			if size := boundedIn([]int{v.target(t)}); size < 2*s.limit {
+			if size := measure.Bounded([]int{v.target(t)}); size < 2*s.limit {
 				t.Errorf("%d bytes are resident: the store was not full", size)
 			}
 			v.kill(t, v.target(t), syscall.SIGUSR2)
