@@ -131,6 +131,49 @@ func TestVanished(t *testing.T) {
 	})
 }
 
+// TestLeavesWhileLookedUp: several threads fault on a page before it comes, so
+// that their messages are read when it is there. While the kernel is asked
+// whether it is, the page leaves in all order. It is not lost.
+func TestLeavesWhileLookedUp(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		var look func()
+		var k *sim
+		k, _ = r.start(600, func(c *SpaceConfig) {
+			c.Present = func(rg mem.Range, f func(mem.Range)) error {
+				if look != nil && rg.Start == page(7).Addr() {
+					look()
+					look = nil
+				}
+				return k.presentIn(rg, f)
+			}
+		})
+		r.fill(k, 0, 200, 1)
+		settled()
+		looked := false
+		look = func() {
+			looked = true
+			r.p.SetForeign(2 * MinLimit) // nearly all has to leave
+			time.Sleep(time.Second)
+			if k.isPresent(page(7)) {
+				t.Error("the page has not left: this is not the race")
+			}
+		}
+		k.mu.Lock()
+		for tid := range uint32(enough) {
+			w := &waiter{page(7), tid + 2, make(chan struct{})}
+			k.unread = append(k.unread, w)
+			k.waiting[w] = true
+		}
+		signal(k.ready)
+		k.mu.Unlock()
+		time.Sleep(2 * time.Second)
+		if !looked {
+			t.Fatal("nobody asked for the page")
+		}
+		r.wantPage(k, page(7), pattern(8))
+	})
+}
+
 // TestMarkAfterClose: pages that are found in a space that was closed
 // meanwhile count for nobody.
 func TestMarkAfterClose(t *testing.T) {
