@@ -154,7 +154,7 @@ func (p *Pager) busiest() int {
 // after what time to look again.
 func (ev *evictor) round() (again bool, pause time.Duration) {
 	p := ev.p
-	if p.storeDown.Load() && !ev.storeAnswers() {
+	if p.storeDown.on.Load() && !(ev.storeAnswers() && p.flushHeld()) {
 		return ev.fail("the store takes no pages")
 	}
 	ev.choose()
@@ -194,12 +194,12 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 		return true, makeWait
 	}
 	switch ev.tried += seen; {
-	case left > 0 && p.storeDown.Load():
+	case left > 0 && p.storeDown.on.Load():
 		// They are held in our own memory. Not the next ones, too.
 		return ev.fail("the store takes no pages")
 	case left > 0:
 		ev.failed, ev.tried = 0, 0
-		if p.unbounded.Swap(false) {
+		if p.unbounded.end() {
 			p.log.Info("pages can leave memory again")
 		}
 		return true, settle
@@ -232,8 +232,10 @@ func (ev *evictor) fail(why string) (again bool, pause time.Duration) {
 	p := ev.p
 	ev.failed = min(max(2*ev.failed, backoff), maxBackoff)
 	ev.until = time.Now().Add(ev.failed)
-	if p.room() < overshoot && !p.unbounded.Swap(true) {
-		p.log.Warn(fmt.Sprintf("memory grows past the limit of %d MiB: %s", p.cfg.Limit>>20, why))
+	if p.room() < overshoot || p.unbounded.on.Load() {
+		if p.unbounded.begin() {
+			p.log.Warn(fmt.Sprintf("memory grows past the limit of %d MiB: %s", p.cfg.Limit>>20, why))
+		}
 		for _, s := range p.snapshot() {
 			s.fd.Interrupt() // parked faults need no room now
 		}
@@ -324,6 +326,7 @@ func (ev *evictor) storeAnswers() bool {
 		_, err = ev.p.cfg.Store.Put(probe, ref[:])
 	}
 	if err != nil {
+		ev.p.storeFails(err)
 		return false
 	}
 	ev.p.cfg.Store.Free(ref[0])
@@ -350,16 +353,16 @@ func (ev *evictor) tidy() {
 	}
 }
 
-// storeFails tells the user, once, that pages cannot leave.
+// storeFails notes that pages cannot leave, and tells the user.
 func (p *Pager) storeFails(err error) {
 	p.stat.storeErrors.Add(1)
-	if !p.storeDown.Swap(true) {
+	if p.storeDown.begin() {
 		p.log.Warn("the store takes no pages; they stay in memory until it does", "err", err)
 	}
 }
 
 func (p *Pager) storeWorks() {
-	if p.storeDown.Load() && p.storeDown.Swap(false) {
+	if p.storeDown.end() {
 		p.log.Info("the store takes pages again")
 	}
 }

@@ -122,8 +122,8 @@ type Pager struct {
 	loans atomic.Int64
 	// unbounded is set while nothing can be evicted: the store does not take
 	// pages, or what is left cannot be moved. Data comes before the bound.
-	unbounded atomic.Bool
-	storeDown atomic.Bool // the latest Put failed
+	unbounded trouble
+	storeDown trouble // the latest Put failed
 
 	mu     lock
 	queue  *evict.Queue      // protected by mu
@@ -231,7 +231,7 @@ func (p *Pager) budget() int64 { return max(p.limit-p.foreign.Load(), p.limit/8)
 // room returns how many pages may still be installed before the bound. The
 // overshoot lets faults go on while the evictor catches up.
 func (p *Pager) room() int64 {
-	if p.unbounded.Load() {
+	if p.unbounded.on.Load() {
 		return 1 << 40
 	}
 	return p.budget() + overshoot - p.resident.Load() - p.loans.Load()

@@ -98,7 +98,7 @@ func (p *Pager) Stats() Stats {
 		Latency:   c.latency.read(),
 		Resident:  p.Resident(),
 		Peak:      uint64(max(0, c.most.Load())) << mem.PageShift,
-		Unbounded: p.unbounded.Load(),
+		Unbounded: p.unbounded.on.Load(),
 		Store:     p.cfg.Store.Stats(),
 	}
 	for _, s := range p.snapshot() {

@@ -32,6 +32,9 @@ func TestStoreFull(t *testing.T) {
 			s.room = -1
 		})
 		time.Sleep(10 * time.Second)
+		if n := r.p.overflow.pending(); n > 0 {
+			t.Errorf("%d pages are still held in our own memory", n)
+		}
 		if r.p.Stats().Unbounded || r.p.Resident() > MinLimit {
 			t.Errorf("%d bytes resident, unbounded: %v, 10 s after the store had room again",
 				r.p.Resident(), r.p.Stats().Unbounded)
@@ -41,6 +44,39 @@ func TestStoreFull(t *testing.T) {
 		}
 		settled()
 		r.wantCounts()
+	})
+}
+
+// pending counts the pages that the store has not taken yet.
+func (o *overflow) pending() (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, h := range o.pages {
+		if h.bytes != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// TestStoreFlaps: a store that is full again and again is told of once a
+// minute, and in the end that it takes pages.
+func TestStoreFlaps(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, _ := r.start(4000)
+		for round := range 5 {
+			r.st.set(func(s *testStore) { s.room = 0 })
+			r.fill(k, round*500, 500, uint64(round))
+			time.Sleep(3 * time.Second)
+			r.st.set(func(s *testStore) { s.room = -1 })
+			time.Sleep(5 * time.Second)
+		}
+		if n := r.log.count("the store takes no pages"); n != 2 { // one names the limit
+			t.Errorf("told %d times in 40 seconds:\n%s", n, r.log)
+		}
+		if r.p.Stats().Unbounded || r.p.Resident() > MinLimit {
+			t.Errorf("%d bytes resident", r.p.Resident())
+		}
 	})
 }
 

@@ -55,11 +55,6 @@ func eventMsg(tid int) (msg uintptr, err error) {
 	return msg, err
 }
 
-func getMask(tid int) (mask uint64, err error) {
-	_, err = ptracePtr(unix.PTRACE_GETSIGMASK, tid, 8, unsafe.Pointer(&mask))
-	return mask, err
-}
-
 func setMask(tid int, mask uint64) error {
 	_, err := ptracePtr(unix.PTRACE_SETSIGMASK, tid, 8, unsafe.Pointer(&mask))
 	return err
