@@ -124,6 +124,14 @@ func (t *Thread) tail() ([]byte, mem.Addr) {
 	return t.proc.area.b[off : t.index*slotSize+altStackOff], t.slotAddr + tailOff
 }
 
+// Text puts what a command needs in memory there, and returns the address.
+// It stays until the next.
+func (t *Thread) Text(text []byte) uint64 {
+	b, addr := t.tail()
+	copy(b, text)
+	return uint64(addr)
+}
+
 // arm gives the thread its stack for signal handlers.
 func (t *Thread) arm() error {
 	b, addr := t.tail()

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package conformance
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/conformance/internal/puppet"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+// kernel is the running kernel. What happens on it happens in processes of
+// package puppet.
+type kernel struct {
+	release string
+	added   int // huge pages that we have added to the pool
+}
+
+// Kernel returns the running kernel.
+func Kernel() (Backend, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return nil, err
+	}
+	return &kernel{release: strings.TrimSpace(string(b))}, nil
+}
+
+func (k *kernel) Name() string     { return "kernel" }
+func (k *kernel) Seed() bool       { return false }
+func (k *kernel) Release() string  { return k.release }
+func (k *kernel) Lacks(Call) bool  { return false }
+func (k *kernel) Privileged() bool { return os.Geteuid() == 0 }
+
+const hugePool = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+
+func readPool(name string) (int, error) {
+	b, err := os.ReadFile(hugePool + name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}
+
+// grow changes the size of the pool by n pages.
+func growPool(n int) error {
+	total, err := readPool("nr_hugepages")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(hugePool+"nr_hugepages", []byte(strconv.Itoa(max(0, total+n))), 0)
+}
+
+func (k *kernel) Huge(n int) error {
+	for try := 0; ; try++ {
+		free, err := readPool("free_hugepages")
+		if err != nil {
+			return fmt.Errorf("no huge pages of 2 MiB here: %w", err)
+		}
+		reserved, err := readPool("resv_hugepages")
+		if err != nil {
+			return err
+		}
+		missing := n - (free - reserved)
+		switch {
+		case missing <= 0:
+			return nil
+		case try == 1:
+			return fmt.Errorf("%d huge pages of 2 MiB are free, %d are needed, and memory for more cannot be had", free-reserved, n)
+		}
+		if err := growPool(missing); err != nil {
+			return fmt.Errorf("%d huge pages of 2 MiB are free, %d are needed (run it as root, or sysctl -w vm.nr_hugepages=%d): %w",
+				free-reserved, n, n, err)
+		}
+		k.added += missing
+	}
+}
+
+func (k *kernel) Close() error {
+	if k.added == 0 {
+		return nil
+	}
+	n := k.added
+	k.added = 0
+	return growPool(-n)
+}
+
+func (k *kernel) Features() (uapi.Features, error) {
+	p, err := k.Start()
+	if err != nil {
+		return 0, err
+	}
+	defer p.Close()
+	return probe(p)
+}
+
+func (k *kernel) Start() (Process, error) {
+	p, err := puppet.Start()
+	if err != nil {
+		return nil, err
+	}
+	return newKernelProcess(p), nil
+}
+
+type kernelProcess struct {
+	*puppet.Process
+	main *kernelTask
+}
+
+func newKernelProcess(p *puppet.Process) *kernelProcess {
+	kp := &kernelProcess{Process: p}
+	kp.main = &kernelTask{Thread: p.Main()}
+	return kp
+}
+
+func (p *kernelProcess) Main() Task { return p.main }
+
+func (p *kernelProcess) Spawn(by Task) (Task, error) {
+	t, err := p.Process.Spawn(by.(*kernelTask).Thread)
+	if err != nil {
+		return nil, err
+	}
+	return &kernelTask{Thread: t}, nil
+}
+
+func (p *kernelProcess) Fork(by Task) (Process, error) {
+	child, err := p.Process.Fork(by.(*kernelTask).Thread)
+	if err != nil {
+		return nil, err
+	}
+	return newKernelProcess(child), nil
+}
+
+func (p *kernelProcess) Take(from Process, fd int) (int, error) {
+	return p.Process.Take(from.(*kernelProcess).Process, fd)
+}
+
+func (p *kernelProcess) Handle(restart bool) error { return p.main.Handle(restart) }
+
+func (p *kernelProcess) Scratch() mem.Range {
+	start, b := p.Process.Scratch()
+	return mem.MakeRange(start, uint64(len(b)))
+}
+
+func (p *kernelProcess) Poke(a mem.Addr, b []byte) {
+	start, m := p.Process.Scratch()
+	copy(m[a-start:], b)
+}
+
+func (p *kernelProcess) Peek(a mem.Addr, b []byte) {
+	start, m := p.Process.Scratch()
+	copy(b, m[a-start:])
+}
+
+func (p *kernelProcess) Maps(r mem.Range) ([]VMA, error) {
+	vmas, err := p.Process.Maps(r)
+	out := make([]VMA, len(vmas))
+	for i, v := range vmas {
+		out[i] = VMA(v)
+	}
+	return out, err
+}
+
+type kernelTask struct{ *puppet.Thread }
+
+func (t *kernelTask) State() State { return State(t.Thread.State()) }
+
+func (t *kernelTask) Handled() int { return int(t.Thread.Handled()) }
+
+func (t *kernelTask) Signal(sig int) error { return t.Thread.Signal(syscall.Signal(sig)) }
+
+func (t *kernelTask) Wait(d time.Duration) { t.Thread.Wait(d) }
+
+func (t *kernelTask) Result() Result {
+	r := t.Thread.Result()
+	return Result{Value: r.Value, Errno: Errno(r.Errno), Signal: int(r.Signal), Code: int(r.Code), Addr: r.Addr}
+}
+
+// Ptrace attaches to target, peeks at a word of it and lets it go.
+func (p *kernelProcess) Ptrace(target Process, a mem.Addr) (errno Errno, err error) {
+	th, pid := p.Process.Main(), uint64(target.PID())
+	if _, err := th.Do(unix.SYS_PTRACE, unix.PTRACE_ATTACH, pid); err != nil {
+		return 0, fmt.Errorf("PTRACE_ATTACH: %w", err)
+	}
+	if _, err := th.Do(unix.SYS_WAIT4, pid, 0, unix.WALL); err != nil {
+		return 0, fmt.Errorf("wait for the tracee: %w", err)
+	}
+	_, peek := th.Do(unix.SYS_PTRACE, unix.PTRACE_PEEKDATA, pid, uint64(a), th.Text(make([]byte, 8)))
+	if _, err := th.Do(unix.SYS_PTRACE, unix.PTRACE_DETACH, pid); err != nil {
+		return 0, fmt.Errorf("PTRACE_DETACH: %w", err)
+	}
+	if n, ok := peek.(syscall.Errno); ok || peek == nil {
+		return Errno(n), nil
+	}
+	return 0, peek
+}
