@@ -41,9 +41,10 @@ type Process interface {
 	Main() Task
 	// Spawn makes another thread by the hand of by, which is idle.
 	Spawn(by Task) (Task, error)
-	// Fork makes a process by the hand of by, which is idle. It returns as
-	// soon as the child is alive: by is perhaps still in its fork(2).
-	Fork(by Task) (Process, error)
+	// BeginFork makes a process by the hand of by, which is idle. What it
+	// returns waits until the child is alive: with an event, that is not
+	// before the event was read.
+	BeginFork(by Task) (child func() (Process, error), err error)
 	// Exec replaces the address space and all threads but the main one.
 	Exec() error
 	// Take puts descriptor fd of another process into the table of this one,

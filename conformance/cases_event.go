@@ -207,7 +207,7 @@ var eventCases = []Case{
 			u.WantRange(uapi.UFFD_EVENT_REMOVE, r.Pages(1, 1))
 			drop.Value(0)
 			r.WantLayout("0+3 rw-p um")
-			if advice == MadvDontneed && c.Memory != Shmem || advice == MadvRemove {
+			if advice == MadvDontneed && c.Memory == Anon || advice == MadvRemove {
 				p.NewThread().Load(r.At(1)).Blocked()
 				u.WantFault(r.At(1), readFault)
 			}

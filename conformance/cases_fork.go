@@ -16,8 +16,8 @@ var forkCases = []Case{
 		Is(c, "layout of the child", child.LayoutOf(r.Range, r.Page()), r.moved(r.Range).plain(2))
 		child.Sees(r.At(0), 0)
 		u.Quiet()
-		if c.Memory.Shared() {
-			return // the child has filled the parent's page too
+		if c.Memory != Anon && c.Memory != PrivateHugetlb {
+			return // the child has made a page of the file, which the parent maps
 		}
 		// The inherited descriptor is about the parent's memory.
 		t := p.NewThread().Load(r.At(0)).Blocked()
@@ -48,12 +48,12 @@ var forkCases = []Case{
 		r := p.Map(2)
 		u.Watch(r.Range, missing)
 		th := p.NewThread()
-		child, fork := p.BeginFork(th)
+		fork := p.BeginFork(th)
 		fork.InEvent()
 		u.Fill(r.Pages(0, 1), 'x').Failed(EAGAIN)
 		Is(c, "poll", u.Poll(), PollIn)
 		cu := u.WantFork()
-		fork.Value(child.p.PID())
+		child := fork.Child()
 		Is(c, "layout of the child", child.LayoutOf(r.Range, r.Page()), r.moved(r.Range).plain(2)+" um")
 		// The new descriptor: done with the handshake, flags as they were.
 		wantZeroed(cu.API(uapi.UFFD_API, 0), EINVAL)
@@ -80,9 +80,7 @@ var forkCases = []Case{
 			p.Puts(r.Start, 'a')
 			u.Watch(r.Range, wp)
 			u.Protect(r.Range, protect).Err(OK)
-			child, fork := p.BeginFork(p.NewThread())
-			cu := u.WantFork()
-			fork.Value(child.p.PID())
+			child, cu := p.ForkWatched(u)
 			Is(c, "bit in the child", child.pagemap(r.Start)&PagemapWP != 0, true)
 			t := child.Store(r.Start, 'b').Blocked()
 			cu.WantFault(r.Start, wpFault)
@@ -96,7 +94,7 @@ var forkCases = []Case{
 		u.Watch(r.Pages(0, 1), missing)
 		u.Watch(r.Pages(2, 1), missing)
 		other.Watch(r.Pages(3, 1), missing)
-		child, fork := p.BeginFork(p.NewThread())
+		fork := p.BeginFork(p.NewThread())
 		got := 0
 		for range 2 {
 			c.Eventually("an event", func() bool { return u.Poll() == PollIn || other.Poll() == PollIn })
@@ -111,7 +109,7 @@ var forkCases = []Case{
 			}
 		}
 		Is(c, "events", got, 2)
-		fork.Value(child.p.PID())
+		fork.Child()
 		u.Quiet()
 		other.Quiet()
 	}},
@@ -120,15 +118,15 @@ var forkCases = []Case{
 		u := p.UFFD(forkEvent)
 		r := p.Map(1)
 		u.Watch(r.Range, missing)
-		child, fork := p.BeginFork(p.NewThread())
+		fork := p.BeginFork(p.NewThread())
 		fork.InEvent()
-		p.Do(SetNofile, 0)
+		p.Do(SetNofile, 1)
 		_, errno := u.ReadN(uapi.MsgSize)
 		Is(c, "read", errno, EMFILE)
 		Is(c, "poll", u.Poll(), PollIn) // it is kept
 		p.Do(SetNofile, 64)
 		u.WantFork()
-		fork.Value(child.p.PID())
+		fork.Child()
 	}},
 	{Name: "fork/reader-elsewhere", Rows: []string{"B.11.11", "C.29"}, Memory: anon, Features: forkEvent, Privileged: true, run: func(c *C) {
 		// The child's descriptor goes to the table of the reader.
@@ -137,28 +135,26 @@ var forkCases = []Case{
 		mu := manager.Take(u)
 		r := p.Map(1)
 		u.Watch(r.Range, missing)
-		child, fork := p.BeginFork(p.NewThread())
-		cu := mu.WantFork()
-		fork.Value(child.p.PID())
+		child, cu := p.ForkWatched(mu)
 		t := child.Load(r.Start).Blocked()
 		cu.WantFault(r.Start, readFault)
 		cu.Fill(r.Range, 'a').Is(OK, int64(r.Page()))
 		t.Value('a')
 	}},
 	{Name: "fork/unread-and-inherited", Rows: []string{"B.13.3", "C.26"}, Memory: anon, Features: forkEvent, Privileged: true, run: func(c *C) {
-		// The child has inherited the descriptor, so closing the parent's
-		// closes nothing: the fork sleeps until the child's is closed too.
+		// The child that is to be has inherited the descriptor, so closing
+		// the parent's closes nothing, and nobody can read it: the fork ends
+		// only with the process.
 		p := c.Process()
 		u := p.UFFD(forkEvent)
 		r := p.Map(1)
 		u.Watch(r.Range, missing)
-		child, fork := p.BeginFork(p.NewThread())
+		fork := p.BeginFork(p.NewThread())
 		fork.InEvent()
 		u.Close()
 		Is(c, "fork after close", fork.th.t.State(), InEvent)
-		child.UFFDOf(u).Close()
-		fork.Value(child.p.PID())
-		Is(c, "layout of the child", child.LayoutOf(r.Range, r.Page()), "0+1 rw-p")
+		p.Kill()
+		Is(c, "exited", p.p.Exited(), true)
 	}},
 	{Name: "fork/unread-and-closed", Rows: []string{"B.13.3", "C.26"}, Memory: anon, Features: forkEvent, Privileged: true, run: func(c *C) {
 		// Only a manager has it: its end releases the fork.
@@ -168,12 +164,20 @@ var forkCases = []Case{
 		r := p.Map(1)
 		u.Watch(r.Range, missing)
 		u.Close()
-		child, fork := p.BeginFork(p.NewThread())
+		fork := p.BeginFork(p.NewThread())
 		fork.InEvent()
 		manager.Kill()
-		fork.Value(child.p.PID())
+		child := fork.Child()
 		Is(c, "layout of the child", child.LayoutOf(r.Range, r.Page()), "0+1 rw-p")
 	}},
+}
+
+// ForkWatched makes a child, the event of which is read from u.
+func (p *Proc) ForkWatched(u *UFFD) (child *Proc, cu *UFFD) {
+	fork := p.BeginFork(p.NewThread())
+	fork.InEvent()
+	cu = u.WantFork()
+	return fork.Child(), cu
 }
 
 // plain is the layout of n pages that are not registered.

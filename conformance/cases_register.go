@@ -212,7 +212,7 @@ var registerCases = []Case{
 			u.Wake(r.Range).Err(OK)
 			t.Value(0)
 		}},
-	{Name: "register/splits-and-merges", Rows: []string{"B.7.19", "C.17"}, Memory: all,
+	{Name: "register/splits-and-merges", Rows: []string{"B.7.19", "C.17"}, Memory: small,
 		Features: uapi.UFFD_FEATURE_WP_HUGETLBFS_SHMEM, run: func(c *C) {
 			p := c.Process()
 			u := p.UFFD(0)
@@ -228,6 +228,16 @@ var registerCases = []Case{
 			u.Unregister(r.Range).Err(OK)
 			r.WantLayout("0+4 rw-p")
 		}},
+	{Name: "register/huge-mappings-do-not-merge", Rows: []string{"B.7.19"}, Memory: huge, run: func(c *C) {
+		// Not said by the specification: what was split stays split.
+		p := c.Process()
+		u := p.UFFD(0)
+		r := p.Map(3)
+		u.Watch(r.Pages(1, 1), missing)
+		r.WantLayout("0+1 rw-p, 1+1 rw-p um, 2+1 rw-p")
+		u.Unregister(r.Range).Err(OK)
+		r.WantLayout("0+1 rw-p, 1+1 rw-p, 2+1 rw-p")
+	}},
 	{Name: "register/owners-do-not-merge", Rows: []string{"B.7.19"}, Memory: all, run: func(c *C) {
 		p := c.Process()
 		u, other := p.UFFD(0), p.UFFD(0)

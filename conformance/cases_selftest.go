@@ -100,9 +100,7 @@ var selftestCases = []Case{
 			u := p.UFFD(uapi.UFFD_FEATURE_SIGBUS | forkEvent)
 			r := p.Map(2)
 			u.Watch(r.Range, missing)
-			child, fork := p.BeginFork(p.NewThread())
-			cu := u.WantFork()
-			fork.Value(child.p.PID())
+			child, cu := p.ForkWatched(u)
 			for i := range 2 {
 				child.Load(r.At(i)).Bus(r.At(i))
 			}
@@ -118,9 +116,7 @@ var selftestCases = []Case{
 			u := p.UFFD(forkEvent | remapEvent | removeEvent)
 			r := p.Map(2)
 			u.Watch(r.Range, missing)
-			child, fork := p.BeginFork(p.NewThread())
-			cu := u.WantFork()
-			fork.Value(child.p.PID())
+			child, cu := p.ForkWatched(u)
 			t := child.Load(r.At(0)).Blocked()
 			cu.WantFault(r.At(0), readFault)
 			cu.Fill(r.Pages(0, 1), 'a').Is(OK, int64(r.Page()))

@@ -132,12 +132,18 @@ func (p *kernelProcess) Spawn(by Task) (Task, error) {
 	return &kernelTask{Thread: t}, nil
 }
 
-func (p *kernelProcess) Fork(by Task) (Process, error) {
-	child, err := p.Process.Fork(by.(*kernelTask).Thread)
+func (p *kernelProcess) BeginFork(by Task) (func() (Process, error), error) {
+	f, err := p.Process.BeginFork(by.(*kernelTask).Thread)
 	if err != nil {
 		return nil, err
 	}
-	return newKernelProcess(child), nil
+	return func() (Process, error) {
+		child, err := f.Child()
+		if err != nil {
+			return nil, err
+		}
+		return newKernelProcess(child), nil
+	}, nil
 }
 
 func (p *kernelProcess) Take(from Process, fd int) (int, error) {

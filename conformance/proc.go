@@ -57,20 +57,30 @@ func (p *Proc) NewThread() *Thread {
 	return &Thread{c: p.c, proc: p, t: t}
 }
 
-// BeginFork makes a child by the hand of th. The fork itself, which may wait
-// for an event to be read, is the pending call.
-func (p *Proc) BeginFork(th *Thread) (*Proc, *Pending) {
-	child, err := p.p.Fork(th.t)
+// Forking is a fork(2) that has begun.
+type Forking struct {
+	*Pending
+	proc  *Proc
+	child func() (Process, error)
+}
+
+// BeginFork begins to make a child by the hand of th.
+func (p *Proc) BeginFork(th *Thread) *Forking {
+	child, err := p.p.BeginFork(th.t)
 	p.c.Must(err)
-	return p.c.wrap(child, p.space), &Pending{th: th, what: "fork"}
+	return &Forking{Pending: &Pending{th: th, what: "fork"}, proc: p, child: child}
+}
+
+// Child returns the child of a fork that is no longer held up.
+func (f *Forking) Child() *Proc {
+	p, err := f.child()
+	f.proc.c.Must(err)
+	f.Value(p.PID())
+	return f.proc.c.wrap(p, f.proc.space)
 }
 
 // Fork makes a child.
-func (p *Proc) Fork() *Proc {
-	child, fork := p.BeginFork(p.Thread)
-	Is(p.c, "fork", int(fork.Done().Value), child.p.PID())
-	return child
-}
+func (p *Proc) Fork() *Proc { return p.BeginFork(p.Thread).Child() }
 
 // Kill ends the process by SIGKILL.
 func (p *Proc) Kill() { p.c.Must(p.p.Kill()) }
@@ -156,6 +166,8 @@ func word(v any) uint64 {
 	case uint64:
 		return v
 	case uint32:
+		return uint64(v)
+	case rune:
 		return uint64(v)
 	case byte:
 		return uint64(v)

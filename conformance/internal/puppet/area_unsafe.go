@@ -21,7 +21,7 @@ import (
 const (
 	// AreaStart is where puppets map the area.
 	AreaStart mem.Addr = 0x10_0000_0000
-	areaSize           = 16 << 20
+	areaSize           = 64 << 20
 	areaFD             = 3
 
 	slotSize = 1 << 16

@@ -119,6 +119,9 @@ func (p *Process) Spawn(by *Thread) (*Thread, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.hello(t, by); err != nil {
+		return nil, err
+	}
 	p.threads = append(p.threads, t)
 	if _, err := by.Finish(); err != nil {
 		return nil, err
@@ -126,29 +129,39 @@ func (p *Process) Spawn(by *Thread) (*Thread, error) {
 	return t, t.arm()
 }
 
+// clone begins to make a task.
 func (p *Process) clone(by *Thread, flags uint64, owner *Process) (*Thread, error) {
 	s, addr, index, err := p.area.take()
 	if err != nil {
 		return nil, err
 	}
-	t := &Thread{proc: owner, slot: s, slotAddr: addr, index: index}
 	by.Start(clone, 0, [6]uint64{flags, uint64(addr)})
-	if err := p.hello(t, by); err != nil {
-		return nil, err
-	}
-	return t, nil
+	return &Thread{proc: owner, slot: s, slotAddr: addr, index: index}, nil
 }
 
-// Fork makes another process by the hand of by. It returns when that lives;
-// by may still be in its fork(2) then, because an event has to be read.
-func (p *Process) Fork(by *Thread) (*Process, error) {
+// Fork is a fork(2) that has begun.
+type Fork struct {
+	by, first *Thread
+	child     *Process
+}
+
+// BeginFork begins to make another process by the hand of by. With an event
+// the child does not run, and by sleeps, until that is read.
+func (p *Process) BeginFork(by *Thread) (*Fork, error) {
 	child := &Process{area: p.area, root: p.root, pidfd: -1}
 	t, err := p.clone(by, uint64(syscall.SIGCHLD), child)
-	if err != nil {
+	return &Fork{by: by, first: t, child: child}, err
+}
+
+// Child waits for the child and returns it.
+func (f *Fork) Child() (*Process, error) {
+	child, t := f.child, f.first
+	if err := f.by.proc.hello(t, f.by); err != nil {
 		return nil, err
 	}
 	child.pid, child.main, child.threads = int(t.slot.pid), t, []*Thread{t}
-	p.root.family = append(p.root.family, child)
+	child.root.family = append(child.root.family, child)
+	var err error
 	if child.pidfd, err = unix.PidfdOpen(child.pid, 0); err != nil {
 		return nil, fmt.Errorf("pidfd_open of a puppet: %w", err)
 	}

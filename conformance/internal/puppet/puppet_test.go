@@ -118,7 +118,11 @@ func TestThreadsForkExec(t *testing.T) {
 	}
 	do(t, th, unix.SYS_MMAP, arena, mem.PageSize, 3, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED, ^uint64(0), 0)
 	access(t, p.Main(), Store64, arena, 7)
-	child, err := p.Fork(th)
+	fork, err := p.BeginFork(th)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := fork.Child()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@
 	.equ ADDR,    0x60	# si_addr
 #
 	.equ AREA,    0x1000000000
-	.equ AREALEN, 0x1000000
+	.equ AREALEN, 0x4000000
 	.equ AREAFD,  3
 	.equ STRIDE,  16	# log2 of the distance between slots
 #

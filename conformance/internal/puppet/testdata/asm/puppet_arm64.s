@@ -45,7 +45,7 @@ start:
 	mov	x21, #0x1000000000	// the area
 	add	x19, x19, x21
 	mov	x0, x21
-	mov	x1, #0x1000000		// its length
+	mov	x1, #0x4000000		// its length
 	mov	x2, #3			// PROT_READ | PROT_WRITE
 	mov	x3, #0x11		// MAP_SHARED, and
 	movk	x3, #0x10, lsl #16	// MAP_FIXED_NOREPLACE
