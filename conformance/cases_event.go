@@ -3,6 +3,8 @@
 package conformance
 
 import (
+	"slices"
+
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
@@ -180,14 +182,7 @@ var eventCases = []Case{
 		other.Watch(r.Pages(1, 1), missing)
 		// Both owners are told of the whole range.
 		unmap := p.NewThread().Begin(Munmap, r.Start, r.Len()).InEvent()
-		c.Eventually("an event", func() bool { return u.Poll() == PollIn || other.Poll() == PollIn })
-		for range 2 {
-			for _, d := range []*UFFD{u, other} {
-				if d.Poll() == PollIn {
-					d.WantRange(uapi.UFFD_EVENT_UNMAP, r.Range)
-				}
-			}
-		}
+		eachOnce(c, u, other, func(d *UFFD) { d.WantRange(uapi.UFFD_EVENT_UNMAP, r.Range) })
 		unmap.Value(0)
 		u.Quiet()
 		other.Quiet()
@@ -254,4 +249,20 @@ var eventCases = []Case{
 		p.NewThread().Load(r.Start).Blocked()
 		u.WantFault(r.Start, readFault)
 	}},
+}
+
+// eachOnce reads from each of two descriptors once, in the order in which
+// they have something.
+func eachOnce(c *C, a, b *UFFD, read func(*UFFD)) {
+	left := []*UFFD{a, b}
+	for len(left) > 0 {
+		c.Eventually("an event", func() bool {
+			i := slices.IndexFunc(left, func(d *UFFD) bool { return d.Poll() == PollIn })
+			if i >= 0 {
+				read(left[i])
+				left = slices.Delete(left, i, i+1)
+			}
+			return i >= 0
+		})
+	}
 }

@@ -95,20 +95,7 @@ var forkCases = []Case{
 		u.Watch(r.Pages(2, 1), missing)
 		other.Watch(r.Pages(3, 1), missing)
 		fork := p.BeginFork(p.NewThread())
-		got := 0
-		for range 2 {
-			c.Eventually("an event", func() bool { return u.Poll() == PollIn || other.Poll() == PollIn })
-			for _, d := range []*UFFD{u, other} {
-				if d.Poll() == PollIn {
-					d.WantFork()
-					got++
-				}
-			}
-			if got == 2 {
-				break
-			}
-		}
-		Is(c, "events", got, 2)
+		eachOnce(c, u, other, func(d *UFFD) { d.WantFork() })
 		fork.Child()
 		u.Quiet()
 		other.Quiet()

@@ -173,7 +173,7 @@ var continueCases = []Case{
 }
 
 var moveCases = []Case{
-	{Name: "move/moves", Rows: []string{"B.10.20m", "B.10.M1", "D.move"}, Memory: anon, Features: uapi.UFFD_FEATURE_MOVE, run: func(c *C) {
+	{Name: "move/moves", Rows: []string{"B.10.M1", "D.move"}, Memory: anon, Features: uapi.UFFD_FEATURE_MOVE, run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(0)
 		r, src := p.Map(3), p.Map(2)

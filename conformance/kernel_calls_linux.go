@@ -64,7 +64,10 @@ func (t *kernelTask) translate(call Call, a [6]uint64) (nr uint64, args [6]uint6
 	case EpollWait:
 		return unix.SYS_EPOLL_PWAIT, [6]uint64{a[0], a[1], a[2], a[3]}
 	case SetNofile:
-		return unix.SYS_PRLIMIT64, [6]uint64{0, unix.RLIMIT_NOFILE, t.Text(words(a[0], a[0]))}
+		// The hard limit stays as it is, which is as ours.
+		lim := unix.Rlimit{Max: a[0]}
+		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &lim)
+		return unix.SYS_PRLIMIT64, [6]uint64{0, unix.RLIMIT_NOFILE, t.Text(words(a[0], lim.Max))}
 	case ProcessVMRead:
 		iov := t.Text(words(a[1], a[3], a[2], a[3]))
 		return unix.SYS_PROCESS_VM_READV, [6]uint64{a[0], iov, 1, iov + 16, 1}

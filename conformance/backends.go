@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conformance
+
+import (
+	"maps"
+	"slices"
+)
+
+// Backends returns how to open each backend, by name.
+func Backends() map[string]func() (Backend, error) {
+	return map[string]func() (Backend, error){
+		"kernel": Kernel,
+	}
+}
+
+// BackendNames returns the names of Backends in order.
+func BackendNames() []string { return slices.Sorted(maps.Keys(Backends())) }
