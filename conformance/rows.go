@@ -17,7 +17,7 @@ type Row struct {
 
 // Rows returns every row, in order. The slice is the caller's.
 func Rows() []Row {
-	return slices.Concat(abiRows, fillRows, deliveryRows, observedRows, selftestRows)
+	return slices.Concat(seedRows, abiRows, fillRows, deliveryRows, observedRows, selftestRows)
 }
 
 // Coverage returns the names of the cases of each row.
