@@ -73,8 +73,9 @@ type Process interface {
 	Maps(mem.Range) ([]VMA, error)
 	// Fdinfo returns the text of /proc/PID/fdinfo/FD.
 	Fdinfo(fd int) (string, error)
-	// Pagemap returns the word of /proc/PID/pagemap about the page at a.
-	Pagemap(a mem.Addr) (uint64, error)
+	// Pagemap returns the words of /proc/PID/pagemap about the pages of 4 KiB
+	// of a range.
+	Pagemap(mem.Range) ([]uint64, error)
 }
 
 // Task is a thread of a process. It does one thing at a time.

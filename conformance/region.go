@@ -124,9 +124,9 @@ func (r *Region) WantLayout(want string) {
 func (r *Region) Pagemap(i int) uint64 { return r.proc.pagemap(r.At(i)) }
 
 func (p *Proc) pagemap(a mem.Addr) uint64 {
-	w, err := p.p.Pagemap(a)
+	w, err := p.p.Pagemap(mem.MakeRange(a, mem.PageSize))
 	p.c.Must(err)
-	return w
+	return w[0]
 }
 
 // WantProtected checks the uffd-wp bit of page i.

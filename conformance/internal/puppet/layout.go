@@ -65,16 +65,20 @@ func (p *Process) Link(fd int) (string, error) {
 	return os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", p.pid, fd))
 }
 
-// Pagemap returns the word of proc_pid_pagemap(5) about a page.
-func (p *Process) Pagemap(a mem.Addr) (uint64, error) {
+// Pagemap returns the words of proc_pid_pagemap(5) about the pages of r.
+func (p *Process) Pagemap(r mem.Range) ([]uint64, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", p.pid))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer f.Close()
-	var b [8]byte
-	if _, err := f.ReadAt(b[:], int64(a.Page())*8); err != nil {
-		return 0, err
+	b := make([]byte, 8*r.Pages())
+	if _, err := f.ReadAt(b, int64(r.Start.Page())*8); err != nil {
+		return nil, err
 	}
-	return binary.NativeEndian.Uint64(b[:]), nil
+	words := make([]uint64, r.Pages())
+	for i := range words {
+		words[i] = binary.NativeEndian.Uint64(b[8*i:])
+	}
+	return words, nil
 }

@@ -85,7 +85,7 @@ func TestAccess(t *testing.T) {
 	if err != nil || len(vmas) != 1 || vmas[0].Perms != "rw-p" || vmas[0].Start != arena+mem.PageSize {
 		t.Errorf("maps: %+v, %v", vmas, err)
 	}
-	if w, err := p.Pagemap(arena + mem.PageSize); err != nil || w>>63 != 1 {
+	if w, err := p.Pagemap(mem.MakeRange(arena+mem.PageSize, mem.PageSize)); err != nil || w[0]>>63 != 1 {
 		t.Errorf("pagemap: %#x, %v", w, err)
 	}
 	_, err = th.Do(unix.SYS_CLOSE, 99)

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package differential
+
+import (
+	"flag"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/faultline-go/faultline/conformance"
+	"github.com/faultline-go/faultline/internal/testutil"
+)
+
+var (
+	seconds = flag.Int("seconds", 3, "how long to compare")
+	seed    = flag.Uint64("seed", 1, "the first seed")
+)
+
+func kernel(t *testing.T) conformance.Backend {
+	t.Helper()
+	b, err := conformance.Kernel()
+	if err == nil {
+		_, err = b.Features()
+	}
+	if err != nil {
+		testutil.Need(t, false, err.Error())
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// TestKernelAgainstItself: what the tester calls a difference is none of its
+// own making.
+func TestKernelAgainstItself(t *testing.T) {
+	b := kernel(t)
+	ops := 0
+	end := time.Now().Add(time.Duration(*seconds) * time.Second)
+	for s := *seed; time.Now().Before(end); s++ {
+		script := Random(s, 60, s%8 == 0)
+		ops += len(script.Ops)
+		if d := Compare(b, b, script); d != nil {
+			t.Fatalf("seed %d:\n%v", s, d)
+		}
+	}
+	t.Logf("%d operations", ops)
+}
+
+func TestScript(t *testing.T) {
+	s := Random(7, 100, true)
+	back, err := Parse("# a comment\n" + s.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back.Memory != s.Memory || !slices.Equal(back.Ops, s.Ops) {
+		t.Errorf("read back as\n%v\nnot\n%v", back, s)
+	}
+	for _, bad := range []string{"", "load 1\n", "memory anon\n", "memory anon anon mud\n",
+		"memory anon anon anon\nfly 1\n", "memory anon anon anon\nload x\n", "memory anon anon anon\nload 1 2 3 4 5 6 7 8 9\n"} {
+		if _, err := Parse(bad); err == nil {
+			t.Errorf("%q was read", bad)
+		}
+	}
+}
+
+// TestShrink: a difference that needs two operations is brought down to them.
+func TestShrink(t *testing.T) {
+	differs := func(s Script) *Difference {
+		first := slices.IndexFunc(s.Ops, func(o Op) bool { return o.Kind == "store" && o.Arg[1] > 2 })
+		last := slices.IndexFunc(s.Ops, func(o Op) bool { return o.Kind == "read" })
+		if first < 0 || last < first {
+			return nil
+		}
+		return &Difference{Script: s}
+	}
+	var s Script
+	for i := range 200 {
+		s.Ops = append(s.Ops, Op{Kind: []string{"load", "read", "store"}[i%3], Arg: [numArgs]uint16{uint16(i), uint16(i % 7), 3}})
+	}
+	d := differs(s)
+	if d == nil {
+		t.Fatal("no difference to begin with")
+	}
+	d = Shrink(d, differs)
+	if len(d.Script.Ops) > 3 || d.Script.Ops[0].Arg[0] != 0 {
+		t.Errorf("shrunk to\n%v", d.Script)
+	}
+}
