@@ -22,7 +22,7 @@ var copyCases = []Case{
 		r.Has(p.Thread, 1, 'a')
 		p.Sees(r.At(0), 'x')
 	}},
-	{Name: "copy/source", Rows: []string{"B.6.3", "B.6.4", "B.10.14", "C.14"}, Memory: small, run: func(c *C) {
+	{Name: "copy/source", Rows: []string{"B.6.3", "B.6.4", "B.10.14", "C.14"}, Memory: small, Since: "6.12", run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(0)
 		r := p.Map(4)

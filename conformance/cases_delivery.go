@@ -212,7 +212,7 @@ var deliveryCases = []Case{
 		unread.Value(0)
 		r.WantLayout("0+2 rw-p")
 	}},
-	{Name: "delivery/close-lifts-protection", Rows: []string{"B.12.4"}, Memory: all, Features: wpAny, run: func(c *C) {
+	{Name: "delivery/close-lifts-protection", Rows: []string{"B.12.4"}, Memory: all, Since: "6.12", Features: wpAny, run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(0)
 		r := p.Map(1)

@@ -31,11 +31,11 @@ var eventCases = []Case{
 		u.Watch(r.Range, missing)
 		blocked := p.NewThread().Load(r.At(1)).Blocked()
 		drop := p.NewThread().Begin(Madvise, r.At(0), r.Page(), MadvDontneed).InEvent()
-		u.Fill(r.Pages(1, 1), 'a').Failed(EAGAIN)
+		u.Fill(r.Pages(1, 1), 'a').Err(EAGAIN)
 		u.Unregister(r.Pages(0, 1)).Err(OK)
 		u.Watch(r.Pages(0, 1), missing)
 		u.WantFault(r.At(1), readFault)
-		u.Fill(r.Pages(1, 1), 'a').Failed(EAGAIN) // faults do not count
+		u.Fill(r.Pages(1, 1), 'a').Err(EAGAIN) // faults do not count
 		u.WantRange(uapi.UFFD_EVENT_REMOVE, r.Pages(0, 1))
 		drop.Value(0)
 		u.Fill(r.Pages(1, 1), 'a').Is(OK, int64(r.Page()))
@@ -99,6 +99,17 @@ var eventCases = []Case{
 		grown := r.moved(mem.MakeRange(r.Start, 3*r.Page()))
 		grown.WantLayout("0+3 rw-p um")
 		u.Quiet()
+	}},
+	{Name: "event/remap-grows-elsewhere", Rows: []string{"B.13.4", "C.28"}, Memory: small, Features: remapEvent, run: func(c *C) {
+		p := c.Process()
+		u := p.UFFD(remapEvent)
+		r := p.Map(1)
+		u.Watch(r.Range, missing)
+		to := r.moved(mem.MakeRange(p.place(3*r.Page()).Start, 3*r.Page()))
+		move := p.NewThread().Begin(Mremap, r.Start, r.Page(), 3*r.Page(), MremapMayMove|MremapFixed, to.Start).InEvent()
+		u.WantRemap(r.Start, to.Start, r.Page()) // the old length
+		move.Value(to.Start)
+		to.WantLayout("0+3 rw-p um")
 	}},
 	{Name: "event/remap-shrinks", Rows: []string{"B.13.5", "C.28"}, Memory: small, Features: remapEvent | unmapEvent, run: func(c *C) {
 		p := c.Process()

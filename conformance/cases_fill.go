@@ -9,7 +9,7 @@ import (
 
 // frameCases are about what all ioctls that fill have in common.
 var frameCases = []Case{
-	{Name: "fill/changing-first", Rows: []string{"B.10.1", "B.13.2", "D.mmap-changing"}, Memory: small,
+	{Name: "fill/changing-first", Rows: []string{"B.10.1", "B.13.2", "D.mmap-changing"}, Memory: small, Since: "6.12",
 		Features: uapi.UFFD_FEATURE_EVENT_REMOVE, run: func(c *C) {
 			p := c.Process()
 			u := p.UFFD(uapi.UFFD_FEATURE_EVENT_REMOVE)
@@ -126,7 +126,9 @@ var frameCases = []Case{
 		u.Fill(r.Pages(0, 2), 'a').Failed(ENOENT)
 		p.Do(Munmap, r.At(1), r.Page())
 		u.Fill(r.Pages(0, 2), 'a').Failed(ENOENT)
-		u.Poison(mem.MakeRange(r.End, r.Page()), 0).Failed(ENOENT)
+		if c.knows(uapi.UFFDIO_POISON) {
+			u.Poison(mem.MakeRange(r.End, r.Page()), 0).Failed(ENOENT)
+		}
 		u.Continue(mem.MakeRange(r.End, r.Page()), 0).Failed(ENOENT)
 		u.Zero(mem.MakeRange(r.End, r.Page()), 0).Failed(ENOENT)
 	}},
@@ -181,7 +183,7 @@ var frameCases = []Case{
 		t.Value('a')
 	}},
 	{Name: "fill/by-any-descriptor-small", Rows: []string{"B.10.15", "C.20"}, Memory: small,
-		Features: uapi.UFFD_FEATURE_WP_HUGETLBFS_SHMEM, run: func(c *C) {
+		Features: uapi.UFFD_FEATURE_WP_HUGETLBFS_SHMEM | uapi.UFFD_FEATURE_MOVE, run: func(c *C) {
 			p := c.Process()
 			u, other := p.UFFD(0), p.UFFD(0)
 			r := p.Map(2)

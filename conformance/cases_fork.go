@@ -27,7 +27,7 @@ var forkCases = []Case{
 		t.Value('a')
 		child.Sees(r.At(0), 0)
 	}},
-	{Name: "fork/clears-protection", Rows: []string{"B.13.3", "D.wp-fork"}, Memory: all, Features: wpAny, run: func(c *C) {
+	{Name: "fork/clears-protection", Rows: []string{"B.13.3", "D.wp-fork"}, Memory: all, Since: "6.12", Features: wpAny, run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(0)
 		r := p.Map(2)
@@ -50,7 +50,7 @@ var forkCases = []Case{
 		th := p.NewThread()
 		fork := p.BeginFork(th)
 		fork.InEvent()
-		u.Fill(r.Pages(0, 1), 'x').Failed(EAGAIN)
+		u.Fill(r.Pages(0, 1), 'x').Err(EAGAIN)
 		Is(c, "poll", u.Poll(), PollIn)
 		cu := u.WantFork()
 		child := fork.Child()
@@ -223,7 +223,9 @@ func (u *UFFD) deadMemory(r *Region) {
 	if !r.Memory.Huge() {
 		u.Zero(r.Range, 0).Refused(ESRCH)
 	}
-	u.Poison(r.Range, 0).Refused(ESRCH)
+	if u.th.c.knows(uapi.UFFDIO_POISON) {
+		u.Poison(r.Range, 0).Refused(ESRCH)
+	}
 	u.Continue(r.Range, 0).Refused(ESRCH)
 	u.Register(r.Range, missing).Refused(ENOMEM)
 	u.Unregister(r.Range).Err(ENOMEM)

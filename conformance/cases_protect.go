@@ -47,7 +47,7 @@ var protectCases = []Case{
 		u.Protect(r.Pages(1, 1), protect).Err(ENOENT)
 		u.Protect(mem.MakeRange(r.End, r.Page()), protect).Err(ENOENT)
 	}},
-	{Name: "writeprotect/stops-at-the-first", Rows: []string{"B.10.W4"}, Memory: all, Features: wpAny, run: func(c *C) {
+	{Name: "writeprotect/stops-at-the-first", Rows: []string{"B.10.W4"}, Memory: all, Since: "6.12", Features: wpAny, run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(0)
 		r := p.Map(4)
@@ -169,7 +169,7 @@ var protectCases = []Case{
 		p.NewThread().Store(r.At(1), 'b').Blocked()
 		u.WantFault(r.At(1), wpFault)
 	}},
-	{Name: "writeprotect/mremap", Rows: []string{"B.13.4", "D.uffd-wp-mremap"}, Memory: small, Features: wpAny, run: func(c *C) {
+	{Name: "writeprotect/mremap", Rows: []string{"B.13.4", "D.uffd-wp-mremap"}, Memory: all, Since: "6.12", Features: wpAny, run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(0)
 		r := p.Map(2)

@@ -85,7 +85,7 @@ var readCases = []Case{
 			t.Value('a')
 		}
 	}},
-	{Name: "read/vectors", Rows: []string{"B.11.6"}, Memory: small, run: func(c *C) {
+	{Name: "read/vectors", Rows: []string{"B.11.6"}, Memory: small, Since: "6.12", run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(0)
 		r, _ := p.waiting(u, 2)
@@ -108,8 +108,6 @@ var readCases = []Case{
 		u.Watch(r.Range, missing)
 		reader := p.NewThread()
 		a := p.scratch(64)
-		iov := p.put(words(uint64(a), 64))
-		p.Begin(Preadv2, u.fd, iov, 1, -1, RwfNowait).Err(EAGAIN)
 		read := reader.Begin(Read, u.fd, a, 64).Asleep()
 		t := p.NewThread().Load(r.Start).Blocked()
 		read.Value(32) // one, and does not wait for a second

@@ -51,7 +51,7 @@ func (t *kernelTask) translate(call Call, a [6]uint64) (nr uint64, args [6]uint6
 	case OpenSelfMem:
 		return open("/proc/self/mem", 0)
 	case OpenFile:
-		return open("/var/tmp", unix.O_TMPFILE|unix.O_RDWR)
+		return open(t.disk, unix.O_TMPFILE|unix.O_RDWR)
 	case Reopen:
 		return open(fmt.Sprintf("/proc/self/fd/%d", a[0]), a[1])
 	case Poll:

@@ -7,6 +7,7 @@ package conformance
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,7 +24,8 @@ import (
 // package puppet.
 type kernel struct {
 	release string
-	added   int // huge pages that we have added to the pool
+	disk    string // a directory for regular files, if there is one
+	added   int    // huge pages that we have added to the pool
 }
 
 // Kernel returns the running kernel.
@@ -32,13 +34,30 @@ func Kernel() (Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kernel{release: strings.TrimSpace(string(b))}, nil
+	return &kernel{release: strings.TrimSpace(string(b)), disk: findDisk()}, nil
 }
+
+// findDisk returns a directory whose files are not in memory: those of tmpfs
+// are shared memory to a userfaultfd, and no regular files.
+func findDisk() string {
+	const ramfs = 0x858458f6 // has no name in x/sys
+	for _, dir := range []string{"/var/tmp", os.TempDir(), "."} {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) == nil && st.Type != unix.TMPFS_MAGIC && st.Type != ramfs {
+			if dir, err := filepath.Abs(dir); err == nil {
+				return dir
+			}
+		}
+	}
+	return ""
+}
+
+// Lacks is true of OpenFile where there is no disk.
+func (k *kernel) Lacks(call Call) bool { return call == OpenFile && k.disk == "" }
 
 func (k *kernel) Name() string     { return "kernel" }
 func (k *kernel) Seed() bool       { return false }
 func (k *kernel) Release() string  { return k.release }
-func (k *kernel) Lacks(Call) bool  { return false }
 func (k *kernel) Privileged() bool { return os.Geteuid() == 0 }
 
 const hugePool = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
@@ -108,18 +127,17 @@ func (k *kernel) Start() (Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newKernelProcess(p), nil
+	return newKernelProcess(k, p), nil
 }
 
 type kernelProcess struct {
 	*puppet.Process
+	k    *kernel
 	main *kernelTask
 }
 
-func newKernelProcess(p *puppet.Process) *kernelProcess {
-	kp := &kernelProcess{Process: p}
-	kp.main = &kernelTask{Thread: p.Main()}
-	return kp
+func newKernelProcess(k *kernel, p *puppet.Process) *kernelProcess {
+	return &kernelProcess{Process: p, k: k, main: &kernelTask{Thread: p.Main(), disk: k.disk}}
 }
 
 func (p *kernelProcess) Main() Task { return p.main }
@@ -129,7 +147,7 @@ func (p *kernelProcess) Spawn(by Task) (Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kernelTask{Thread: t}, nil
+	return &kernelTask{Thread: t, disk: p.k.disk}, nil
 }
 
 func (p *kernelProcess) BeginFork(by Task) (func() (Process, error), error) {
@@ -142,7 +160,7 @@ func (p *kernelProcess) BeginFork(by Task) (func() (Process, error), error) {
 		if err != nil {
 			return nil, err
 		}
-		return newKernelProcess(child), nil
+		return newKernelProcess(p.k, child), nil
 	}, nil
 }
 
@@ -176,7 +194,10 @@ func (p *kernelProcess) Maps(r mem.Range) ([]VMA, error) {
 	return out, err
 }
 
-type kernelTask struct{ *puppet.Thread }
+type kernelTask struct {
+	*puppet.Thread
+	disk string // immutable
+}
 
 func (t *kernelTask) State() State { return State(t.Thread.State()) }
 
