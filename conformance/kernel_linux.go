@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,8 +23,8 @@ import (
 // package puppet.
 type kernel struct {
 	release string
-	disk    string // a directory for regular files, if there is one
-	added   int    // huge pages that we have added to the pool
+	disk    string    // a directory for regular files, if there is one
+	pool    *hugePool // nil until huge pages are needed
 }
 
 // Kernel returns the running kernel.
@@ -59,59 +58,6 @@ func (k *kernel) Name() string     { return "kernel" }
 func (k *kernel) Seed() bool       { return false }
 func (k *kernel) Release() string  { return k.release }
 func (k *kernel) Privileged() bool { return os.Geteuid() == 0 }
-
-const hugePool = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
-
-func readPool(name string) (int, error) {
-	b, err := os.ReadFile(hugePool + name)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(strings.TrimSpace(string(b)))
-}
-
-// grow changes the size of the pool by n pages.
-func growPool(n int) error {
-	total, err := readPool("nr_hugepages")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(hugePool+"nr_hugepages", []byte(strconv.Itoa(max(0, total+n))), 0)
-}
-
-func (k *kernel) Huge(n int) error {
-	for try := 0; ; try++ {
-		free, err := readPool("free_hugepages")
-		if err != nil {
-			return fmt.Errorf("no huge pages of 2 MiB here: %w", err)
-		}
-		reserved, err := readPool("resv_hugepages")
-		if err != nil {
-			return err
-		}
-		missing := n - (free - reserved)
-		switch {
-		case missing <= 0:
-			return nil
-		case try == 1:
-			return fmt.Errorf("%d huge pages of 2 MiB are free, %d are needed, and memory for more cannot be had", free-reserved, n)
-		}
-		if err := growPool(missing); err != nil {
-			return fmt.Errorf("%d huge pages of 2 MiB are free, %d are needed (run it as root, or sysctl -w vm.nr_hugepages=%d): %w",
-				free-reserved, n, n, err)
-		}
-		k.added += missing
-	}
-}
-
-func (k *kernel) Close() error {
-	if k.added == 0 {
-		return nil
-	}
-	n := k.added
-	k.added = 0
-	return growPool(-n)
-}
 
 func (k *kernel) Features() (uapi.Features, error) {
 	p, err := k.Start()
