@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -104,21 +105,40 @@ func (p *hugePool) give() error {
 	return resizePool(p.before)
 }
 
-func (k *kernel) Huge(n int) (err error) {
-	if k.pool == nil {
-		if k.pool, err = takeHugePool(); err != nil {
-			return err
-		}
-	}
-	return k.pool.want(n)
+// shared is the pool as this process has it, for all its backends.
+var shared struct {
+	sync.Mutex
+	pool  *hugePool // protected by the mutex; nil while nobody uses it
+	users int       // protected by the mutex
 }
 
-// Close gives the huge pages back.
+func (k *kernel) Huge(n int) (err error) {
+	shared.Lock()
+	defer shared.Unlock()
+	if !k.huge {
+		if shared.users == 0 {
+			if shared.pool, err = takeHugePool(); err != nil {
+				return err
+			}
+		}
+		shared.users++
+		k.huge = true
+	}
+	return shared.pool.want(n)
+}
+
+// Close gives the huge pages back, if it is the last of this process to have
+// asked for some.
 func (k *kernel) Close() error {
-	if k.pool == nil {
+	shared.Lock()
+	defer shared.Unlock()
+	if !k.huge {
 		return nil
 	}
-	p := k.pool
-	k.pool = nil
-	return p.give()
+	k.huge = false
+	shared.users--
+	if shared.users > 0 {
+		return nil
+	}
+	return shared.pool.give()
 }

@@ -23,8 +23,8 @@ import (
 // package puppet.
 type kernel struct {
 	release string
-	disk    string    // a directory for regular files, if there is one
-	pool    *hugePool // nil until huge pages are needed
+	disk    string // a directory for regular files, if there is one
+	huge    bool   // huge pages were asked for; protected by the mutex of shared
 }
 
 // Kernel returns the running kernel.
