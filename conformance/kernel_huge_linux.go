@@ -105,40 +105,40 @@ func (p *hugePool) give() error {
 	return resizePool(p.before)
 }
 
-// shared is the pool as this process has it, for all its backends.
-var shared struct {
+// sharedPool is the pool as this process has it, for all its backends.
+var sharedPool struct {
 	sync.Mutex
 	pool  *hugePool // protected by the mutex; nil while nobody uses it
 	users int       // protected by the mutex
 }
 
 func (k *kernel) Huge(n int) (err error) {
-	shared.Lock()
-	defer shared.Unlock()
+	sharedPool.Lock()
+	defer sharedPool.Unlock()
 	if !k.huge {
-		if shared.users == 0 {
-			if shared.pool, err = takeHugePool(); err != nil {
+		if sharedPool.users == 0 {
+			if sharedPool.pool, err = takeHugePool(); err != nil {
 				return err
 			}
 		}
-		shared.users++
+		sharedPool.users++
 		k.huge = true
 	}
-	return shared.pool.want(n)
+	return sharedPool.pool.want(n)
 }
 
 // Close gives the huge pages back, if it is the last of this process to have
 // asked for some.
 func (k *kernel) Close() error {
-	shared.Lock()
-	defer shared.Unlock()
+	sharedPool.Lock()
+	defer sharedPool.Unlock()
 	if !k.huge {
 		return nil
 	}
 	k.huge = false
-	shared.users--
-	if shared.users > 0 {
+	sharedPool.users--
+	if sharedPool.users > 0 {
 		return nil
 	}
-	return shared.pool.give()
+	return sharedPool.pool.give()
 }

@@ -24,7 +24,7 @@ import (
 type kernel struct {
 	release string
 	disk    string // a directory for regular files, if there is one
-	huge    bool   // huge pages were asked for; protected by the mutex of shared
+	huge    bool   // huge pages were asked for; protected by the mutex of sharedPool
 }
 
 // Kernel returns the running kernel.
