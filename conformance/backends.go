@@ -10,7 +10,9 @@ import (
 // Backends returns how to open each backend, by name.
 func Backends() map[string]func() (Backend, error) {
 	return map[string]func() (Backend, error){
-		"kernel": Kernel,
+		"kernel":  Kernel,
+		"vkernel": Model,
+		"seed":    SeedModel,
 	}
 }
 

@@ -44,6 +44,24 @@ func TestKernel(t *testing.T) {
 	testBackend(t, b)
 }
 
+// TestModel runs it on package vkernel.
+func TestModel(t *testing.T) {
+	b, err := Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testBackend(t, b)
+}
+
+// TestSeed runs what is about the patch of 2015 on package vkernel.
+func TestSeed(t *testing.T) {
+	b, err := SeedModel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testBackend(t, b)
+}
+
 // TestRows: no row without a case, no case without a row, no name twice.
 func TestRows(t *testing.T) {
 	known := map[string]bool{}
