@@ -86,8 +86,11 @@ type modelProcess struct {
 	p      *vkernel.Process
 	family *modelFamily
 	main   *modelTask
+	// restart is whether SIGUSR1 restarts the calls that it interrupts.
+	restart atomic.Bool
 
 	mu      sync.Mutex
+	tasks   []*modelTask          // protected by mu
 	outside *vkernel.Thread       // to look at scratch memory by; used under mu
 	pipes   map[uint64]*modelPipe // by either descriptor; protected by mu
 }
@@ -203,9 +206,10 @@ func (p *modelProcess) DropPrivilege() error {
 	return nil
 }
 
-// Handle has nothing to do: the model's calls are never restarted, which is
-// what a handler without SA_RESTART comes to.
-func (p *modelProcess) Handle(bool) error { return nil }
+func (p *modelProcess) Handle(restart bool) error {
+	p.restart.Store(restart)
+	return nil
+}
 
 func (p *modelProcess) Ptrace(target Process, a mem.Addr) (Errno, error) {
 	p.mu.Lock()
@@ -215,8 +219,19 @@ func (p *modelProcess) Ptrace(target Process, a mem.Addr) (Errno, error) {
 	return Errno(errno), nil
 }
 
+// Kill returns when every thread has ended, as the end of a process does.
 func (p *modelProcess) Kill() error {
 	p.p.Kill()
+	p.mu.Lock()
+	tasks := p.tasks
+	p.mu.Unlock()
+	for _, t := range tasks {
+		for deadline := time.Now().Add(budget); !t.done.Load(); t.Wait(time.Millisecond) {
+			if time.Now().After(deadline) {
+				return errors.New("a thread survives SIGKILL: it is " + t.Describe())
+			}
+		}
+	}
 	return nil
 }
 
@@ -226,13 +241,14 @@ func (p *modelProcess) Close() error {
 	p.family.mu.Lock()
 	members := p.family.members
 	p.family.mu.Unlock()
+	var errs []error
 	for _, m := range members {
-		m.p.Kill()
+		errs = append(errs, m.Kill())
 		m.m.mu.Lock()
 		delete(m.m.procs, m.p.PID())
 		m.m.mu.Unlock()
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (p *modelProcess) Scratch() mem.Range { return mem.MakeRange(modelScratch, modelScratchSize) }
@@ -305,6 +321,9 @@ type modelTask struct {
 func (p *modelProcess) newTask() *modelTask {
 	t := &modelTask{proc: p, th: p.p.NewThread(), ended: make(chan struct{}, 1)}
 	t.done.Store(true)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tasks = append(p.tasks, t)
 	return t
 }
 

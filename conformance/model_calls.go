@@ -135,7 +135,12 @@ func (t *modelTask) read(a [6]uint64) Result {
 		p.mu.Unlock()
 		return number(t.th.ProcessVMWrite(t.proc.p, mem.Addr(a[1]), b))
 	}
-	return number(t.th.Read(int(a[0]), mem.Addr(a[1]), a[2]))
+	for {
+		n, errno := t.th.Read(int(a[0]), mem.Addr(a[1]), a[2])
+		if errno != vkernel.EINTR || !t.proc.restart.Load() || t.proc.p.Dead() {
+			return number(n, errno)
+		}
+	}
 }
 
 func (t *modelTask) write(a [6]uint64) Result {
