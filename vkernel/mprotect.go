@@ -35,6 +35,8 @@ func (th *Thread) Mprotect(addr mem.Addr, length uint64, prot int) syscall.Errno
 		flags := v.flags&^vmAccess | want
 		if !v.shared() && want&vmWrite != 0 && v.flags&(vmNoReserve|vmHugetlb) == 0 {
 			flags |= vmAccount
+		} else if want&vmWrite == 0 && v.anon() && v.line == nil {
+			flags &^= vmAccount // it has no page that would count
 		}
 		return flags, 0
 	}, as.applyAccess)

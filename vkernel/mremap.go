@@ -34,6 +34,9 @@ func (th *Thread) Mremap(addr mem.Addr, oldLen, newLen uint64, flags int, newAdd
 	}
 	m.as.mu.Lock()
 	at, errno := m.locked()
+	if errno == EFAULT && m.many() {
+		at, errno = m.each()
+	}
 	m.as.mu.Unlock()
 	if m.moved != nil {
 		m.moved.deliver(th)
@@ -100,6 +103,37 @@ func (m *remapping) locked() (mem.Addr, syscall.Errno) {
 		return 0, ENOMEM
 	}
 	return m.move(v)
+}
+
+// many reports whether this is a move of several VMAs to a fixed place, which
+// Linux knows since 6.17.
+func (m *remapping) many() bool {
+	v := m.as.vmas.find(m.old.Start)
+	return m.flags&MremapFixed != 0 && m.old.Len() == m.newLen && v != nil && v.start <= m.old.Start && v.end < m.old.End
+}
+
+// each moves one VMA after the other and leaves holes where there were some.
+// Registered memory is not moved so: it ends the call, with what lies before
+// moved.
+func (m *remapping) each() (mem.Addr, syscall.Errno) {
+	all, to := m.old, m.to
+	for at := all.Start; at < all.End; {
+		v := m.as.vmas.find(at)
+		if v == nil || v.start >= all.End {
+			break
+		}
+		if v.uffd != nil || v.hugetlb() {
+			return 0, EFAULT
+		}
+		m.old = all.Intersect(v.rng())
+		m.old.Start = max(m.old.Start, at)
+		m.newLen, m.to = m.old.Len(), to+(m.old.Start-all.Start)
+		at = m.old.End
+		if _, errno := m.locked(); errno != 0 {
+			return 0, errno
+		}
+	}
+	return to, 0
 }
 
 // shrink unmaps the tail, if there is one.
