@@ -375,7 +375,7 @@ var seedFaultCases = []Case{
 		th := p.NewThread()
 		t := th.Load(r.Start).Blocked()
 		c.Must(th.t.Signal(SIGUSR1))
-		t.StillBlocked()
+		t.Blocked()
 		Is(c, "handlers run", th.t.Handled(), 0)
 		u.wantRecords(8, uint64(r.Start))
 		u.release(r.Range)

@@ -111,6 +111,9 @@ const (
 
 func (m *model) Start() (Process, error) {
 	p := m.k.NewProcess(vkernel.ProcessOptions{Privileged: true})
+	for _, sig := range []int{17, 23, 28} { // SIGCHLD, SIGURG and SIGWINCH do nothing by default
+		p.Ignore(sig, true)
+	}
 	mp := newModelProcess(m, p, &modelFamily{}, nil)
 	th := mp.main.th
 	// The descriptors that a puppet begins with.
@@ -310,16 +313,15 @@ func (p *modelProcess) Pagemap(r mem.Range) ([]uint64, error) {
 
 // modelTask is a thread and the goroutine that is in it during a call.
 type modelTask struct {
-	proc *modelProcess
-	th   *vkernel.Thread
-	done atomic.Bool
-	// ended has a token when a call ends.
-	ended  chan struct{}
-	result Result // of the last call; valid once done is true
+	proc   *modelProcess
+	th     *vkernel.Thread
+	done   atomic.Bool
+	ended  chan struct{} // closed when the last call has ended
+	result Result        // of the last call; valid once done is true
 }
 
 func (p *modelProcess) newTask() *modelTask {
-	t := &modelTask{proc: p, th: p.p.NewThread(), ended: make(chan struct{}, 1)}
+	t := &modelTask{proc: p, th: p.p.NewThread()}
 	t.done.Store(true)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -335,14 +337,12 @@ func (t *modelTask) begin(call func() Result) {
 	if !t.done.Swap(false) {
 		panic("conformance: a call is started while another is " + t.State().String())
 	}
-	select {
-	case <-t.ended:
-	default:
-	}
+	ended := make(chan struct{})
+	t.ended = ended
 	go func() {
 		t.result = call()
 		t.done.Store(true)
-		t.ended <- struct{}{}
+		close(ended)
 	}()
 }
 
@@ -382,7 +382,6 @@ func (t *modelTask) Wait(d time.Duration) {
 	defer timer.Stop()
 	select {
 	case <-t.ended:
-		t.ended <- struct{}{} // for others who wait
 	case <-timer.C:
 	}
 }

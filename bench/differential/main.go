@@ -3,7 +3,8 @@
 // Command differential runs random operations on two kernels until they
 // differ or there were enough.
 //
-//	go run ./bench/differential [-ops N] [-seed N] [-length N] [-a NAME] [-b NAME] [-keep]
+//	go run ./bench/differential [-ops N] [-seed N] [-length N] [-a NAME] [-b NAME] [-memory KIND] [-without OP]
+//	    [-keep]
 //
 // Each seed makes one script of -length operations; the seeds are counted up
 // from -seed. A difference is shrunk and printed as a script, which belongs
@@ -18,6 +19,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -32,6 +34,8 @@ type options struct {
 	seed        uint64
 	a, b        string
 	keep        bool
+	kinds       []conformance.Memory // nil is the usual mixture
+	without     []string
 }
 
 func main() {
@@ -43,6 +47,19 @@ func main() {
 	flag.StringVar(&o.a, "a", "kernel", "one side: `name` is one of "+names)
 	flag.StringVar(&o.b, "b", "vkernel", "the other side")
 	flag.BoolVar(&o.keep, "keep", false, "go on after a difference")
+	flag.Func("memory", "only this `kind`, such as anon; may be given more than once", func(name string) error {
+		for _, m := range differential.All {
+			if m.String() == name {
+				o.kinds = append(o.kinds, m)
+				return nil
+			}
+		}
+		return fmt.Errorf("choose from %v", differential.All)
+	})
+	flag.Func("without", "leave out operations of this `kind`, to see past a difference", func(kind string) error {
+		o.without = append(o.without, kind)
+		return nil
+	})
 	flag.Parse()
 	if o.ops < 1 || o.length < 1 || flag.NArg() > 0 {
 		flag.Usage()
@@ -83,7 +100,15 @@ func run(ctx context.Context, w io.Writer, o options) (differences int, err erro
 	begin, ops, seed := time.Now(), 0, o.seed
 	for ; ops < o.ops && ctx.Err() == nil; seed++ {
 		// Huge pages take long to clear: one script in eight.
-		s := differential.Random(seed, o.length, seed%8 == 0)
+		kinds := differential.Small
+		if seed%8 == 0 {
+			kinds = differential.All
+		}
+		if o.kinds != nil {
+			kinds = o.kinds
+		}
+		s := differential.Random(seed, o.length, kinds)
+		s.Ops = slices.DeleteFunc(s.Ops, func(op differential.Op) bool { return slices.Contains(o.without, op.Kind) })
 		ops += len(s.Ops)
 		d := differential.Compare(sides[0], sides[1], s)
 		if d == nil {

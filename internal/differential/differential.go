@@ -54,8 +54,8 @@ func (m *machine) finish() {
 	// Children have the descriptors too.
 	for _, k := range m.kids {
 		m.must(k.proc.Kill())
-		k.last = conformance.Gone
 	}
+	m.kids = nil
 	m.settle()
 	for i, fd := range m.fds {
 		if fd != none {

@@ -89,7 +89,7 @@ func (m *machine) touch(o Op, c conformance.Call) {
 func write(m *machine, o Op) {
 	if a := m.free(o.Arg[0]); a != nil {
 		_, r := m.pages(o.Arg[1], o.Arg[2], 0)
-		m.begin(a, conformance.Write, m.pipe[1], r.Start+own(o.Arg[0]%workers), 1)
+		m.begin(a, conformance.Write, a.pipe, r.Start+own(o.Arg[0]%workers), 1)
 	}
 }
 

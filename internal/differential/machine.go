@@ -45,6 +45,7 @@ type actor struct {
 	name  string
 	task  conformance.Task
 	last  conformance.State
+	pipe  uint64                              // where to write; its own, since a writer holds others up
 	user  bool                                // its last call is an access
 	child func() (conformance.Process, error) // of the fork that it is in
 	proc  conformance.Process                 // of a child
@@ -60,7 +61,6 @@ type machine struct {
 	regions [regions]region
 	fds     []uint64 // of userfaultfds; closed ones are none
 	forks   int
-	pipe    [2]uint64
 	scratch mem.Addr // arguments
 	fills   mem.Addr // sources of copies, one page of each letter
 	// muddled says that two threads have queued messages at once.
@@ -111,12 +111,12 @@ func newMachine(b conformance.Backend, s Script) (m *machine, err error) {
 	for i := range workers {
 		t, err := p.Spawn(m.control)
 		m.must(err)
-		m.actors = append(m.actors, &actor{name: fmt.Sprint("w", i), task: t, last: conformance.Idle})
+		m.do(conformance.Pipe, m.scratch, 0)
+		var ends [8]byte
+		p.Peek(m.scratch, ends[:])
+		m.actors = append(m.actors, &actor{name: fmt.Sprint("w", i), task: t, last: conformance.Idle,
+			pipe: uint64(binary.LittleEndian.Uint32(ends[4:]))})
 	}
-	m.do(conformance.Pipe, m.scratch, 0)
-	var ends [8]byte
-	p.Peek(m.scratch, ends[:])
-	m.pipe = [2]uint64{uint64(binary.LittleEndian.Uint32(ends[:])), uint64(binary.LittleEndian.Uint32(ends[4:]))}
 	return m, nil
 }
 

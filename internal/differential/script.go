@@ -56,8 +56,11 @@ func (s Script) String() string {
 	return b.String()
 }
 
-var kindsOfMemory = []conformance.Memory{conformance.Anon, conformance.Shmem, conformance.PrivateShmem,
-	conformance.Hugetlb, conformance.PrivateHugetlb}
+// Small and Huge are the kinds of memory with small pages, and all kinds.
+var (
+	Small = []conformance.Memory{conformance.Anon, conformance.Shmem, conformance.PrivateShmem}
+	All   = append(Small[:len(Small):len(Small)], conformance.Hugetlb, conformance.PrivateHugetlb)
+)
 
 // Parse reads the text of a script. Lines that begin with # say something to
 // people.
@@ -92,7 +95,7 @@ func Parse(text string) (s Script, err error) {
 }
 
 func parseMemory(name string) (conformance.Memory, error) {
-	for _, m := range kindsOfMemory {
+	for _, m := range All {
 		if m.String() == name {
 			return m, nil
 		}
@@ -129,16 +132,13 @@ var weights = []struct {
 	{"read", 10}, {"poll", 2}, {"fork", 1}, {"child", 2}, {"signal", 2},
 }
 
-// Random returns the script of a seed, with n operations. With huge some of
-// its memory may be huge pages.
-func Random(seed uint64, n int, huge bool) Script {
+// Random returns the script of a seed, with n operations on some kinds of
+// memory.
+func Random(seed uint64, n int, kinds []conformance.Memory) Script {
 	r := rand.New(rand.NewPCG(seed, 0x66617565))
 	var s Script
 	for i := range s.Memory {
-		s.Memory[i] = kindsOfMemory[r.IntN(3)]
-		if huge && r.IntN(3) == 0 {
-			s.Memory[i] = kindsOfMemory[3+r.IntN(2)]
-		}
+		s.Memory[i] = kinds[r.IntN(len(kinds))]
 	}
 	total := 0
 	for _, w := range weights {
