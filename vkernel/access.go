@@ -96,7 +96,8 @@ func (th *Thread) access(a mem.Addr, buf []byte, op *operation, at *attempt) (in
 func (th *Thread) user(ctx context.Context, a mem.Addr, buf []byte, op *operation) error {
 	th.enter()
 	defer th.leave()
-	at := attempt{as: th.p.as.Load(), write: op.write, mode: userMode}
+	at := &th.at
+	*at = attempt{as: th.p.as.Load(), write: op.write, mode: userMode}
 	if ctx.Done() != nil {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -104,7 +105,7 @@ func (th *Thread) user(ctx context.Context, a mem.Addr, buf []byte, op *operatio
 		at.ctx = ctx
 		defer context.AfterFunc(ctx, th.poke)()
 	}
-	n, v := th.access(a, buf, op, &at)
+	n, v := th.access(a, buf, op, at)
 	if at.bad == 0 {
 		at.bad = a + mem.Addr(n)
 	}
@@ -168,8 +169,8 @@ func (th *Thread) kernelAccess(as *space, a mem.Addr, buf []byte, write bool, mo
 	if end := a + mem.Addr(len(buf)); end < a || end > taskSize {
 		return 0, EFAULT
 	}
-	at := attempt{as: as, write: write, mode: mode}
-	n, v := th.access(a, buf, &operation{write: write}, &at)
+	th.at = attempt{as: as, write: write, mode: mode}
+	n, v := th.access(a, buf, &operation{write: write}, &th.at)
 	switch v {
 	case retry:
 		return n, 0

@@ -67,7 +67,8 @@ func (as *space) fault(th *Thread, a mem.Addr, at *attempt) verdict {
 		as.mu.RUnlock()
 		return segvAcc
 	}
-	f := faulting{as: as, v: v, th: th, addr: a, at: at}
+	f := &th.path
+	*f = faulting{as: as, v: v, th: th, addr: a, at: at}
 	var todo need
 	switch {
 	case v.hugetlb():
@@ -81,6 +82,7 @@ func (as *space) fault(th *Thread, a mem.Addr, at *attempt) verdict {
 		return f.userfault(todo.flags)
 	}
 	as.mu.RUnlock()
+	at.tries = 0
 	return todo.verdict
 }
 

@@ -79,10 +79,10 @@ func (c *cloner) vma(v *vma) {
 	}
 	if v.line != nil {
 		v.line.forked = true
-		n.line = &lineage{forked: true}
+		n.setLine(&lineage{forked: true})
 	}
 	if v.is(vmWipeOnFork) {
-		n.line = nil
+		n.setLine(nil)
 		c.to.link(&n)
 		return
 	}

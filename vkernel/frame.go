@@ -19,7 +19,7 @@ const (
 	chunkFrames = 1 << chunkShift
 	// spareChunks is how many wholly free chunks are kept for the next
 	// allocations; the content of others goes back to the collector.
-	spareChunks = 8
+	spareChunks = 64
 )
 
 // What is known of a frame beside its content is one word: 30 bits that count

@@ -261,7 +261,7 @@ func (m *remapping) leave(moved uint64) syscall.Errno {
 			return errno
 		}
 		if v.rng() == m.old && v.anon() {
-			v.line = nil // it has no page any more
+			v.setLine(nil) // it has no page any more
 		}
 		return 0
 	}

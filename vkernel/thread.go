@@ -37,6 +37,10 @@ type Thread struct {
 	// fault is the record by which the thread is queued while it sleeps on
 	// a page. A thread has one fault at a time.
 	fault waiter
+	// at and path are the access that the thread is making and the fault
+	// that it is in: here, so that neither needs an allocation.
+	at    attempt
+	path  faulting
 	state atomic.Uint32
 
 	// signals counts signals that were delivered and not handled yet.

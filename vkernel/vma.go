@@ -83,7 +83,8 @@ type vma struct {
 	obj        *object
 	file       *file // that was mapped; nil for memory without a name
 	uffd       *uffd
-	line       *lineage // nil until a page of its own was made
+	line       *lineage // nil until a page of its own was made; see adopt
+	lined      uint32   // 1 once line is set; atomic
 }
 
 func (v *vma) rng() mem.Range           { return mem.Range{Start: v.start, End: v.end} }
@@ -128,6 +129,21 @@ func (a *vma) extends(b *vma) bool {
 		return !a.line.forked
 	}
 	return false
+}
+
+// inherit gives v the origin of a VMA whose pages become its own. The lock of
+// the address space is held for writing, as in setLine.
+func (v *vma) inherit(from *vma) {
+	if v.line == nil {
+		v.setLine(from.line)
+	}
+}
+
+func (v *vma) setLine(l *lineage) {
+	v.line, v.lined = l, 0
+	if l != nil {
+		v.lined = 1
+	}
 }
 
 // link adds v to the address space. Preconditions: as.mu is held for writing,
@@ -206,9 +222,7 @@ func (as *space) shift(v *vma, r mem.Range, flags vmaFlags, u *uffd) *vma {
 	part.start, part.end, part.off, part.flags, part.uffd = r.Start, r.End, v.offset(r.Start), flags, u
 	if r.Start == v.start && r.End < v.end && r.End&v.pageMask() == 0 {
 		if prev := as.vmas.prev(r.Start); prev != nil && prev.extends(&part) {
-			if prev.line == nil {
-				prev.line = v.line
-			}
+			prev.inherit(v)
 			off := v.offset(r.End)
 			as.vmas.resize(v, mem.Range{Start: r.End, End: v.end})
 			v.off = off
@@ -218,9 +232,7 @@ func (as *space) shift(v *vma, r mem.Range, flags vmaFlags, u *uffd) *vma {
 	}
 	if r.End == v.end && r.Start > v.start && r.Start&v.pageMask() == 0 {
 		if next := as.vmas.next(v); next != nil && part.extends(next) {
-			if next.line == nil {
-				next.line = v.line
-			}
+			next.inherit(v)
 			as.vmas.resize(v, mem.Range{Start: v.start, End: r.Start})
 			as.vmas.resize(next, mem.Range{Start: r.Start, End: next.end})
 			next.off = part.off
@@ -243,9 +255,7 @@ func (as *space) merge(v *vma) *vma {
 }
 
 func (as *space) join(a, b *vma) *vma {
-	if a.line == nil {
-		a.line = b.line
-	}
+	a.inherit(b)
 	as.unlink(b)
 	as.vmas.resize(a, mem.Range{Start: a.start, End: b.end})
 	return a

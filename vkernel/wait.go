@@ -3,6 +3,8 @@
 package vkernel
 
 import (
+	"sync/atomic"
+
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
@@ -74,35 +76,53 @@ func (f *faulting) record(flags uapi.FaultFlags) *waiter {
 func (th *Thread) sleepInFault(u *uffd, w *waiter, at *attempt) verdict {
 	th.setState(InFault)
 	defer th.setState(Running)
-	p := u.k.profile
 	for {
-		u.mu.Lock()
-		leave := !w.queued || u.released.Load()
-		v := retry
-		switch {
-		case leave:
-		case th.killed():
-			leave, v = true, killed
-		case at.ctx != nil && at.ctx.Err() != nil:
-			leave, v = true, cancelled
-		case !p.interruptible || !th.interrupted():
-		case at.mode == userMode:
-			leave = true // the handler runs, then the access faults again
-		case at.mode == kernelMode:
-			// The kernel's thread goes round: it cannot run its handler
-			// before the call has ended, nor sleep while a signal waits.
-			// All that others can see of it is that the fault is there
-			// again whenever somebody has read it.
-			leave = !w.unread
+		// Most often nothing has come up yet, and after the sleep somebody
+		// has woken the thread: neither takes the lock.
+		if w.woken.Load() {
+			return retry
 		}
-		if leave {
-			u.faults.remove(w)
-			u.mu.Unlock()
-			return v
+		if th.disturbed(u, at) {
+			if v, leave := th.giveUp(u, w, at); leave {
+				return v
+			}
 		}
-		u.mu.Unlock()
 		<-th.wake
 	}
+}
+
+// disturbed reports whether anything but a wake may end the sleep.
+func (th *Thread) disturbed(u *uffd, at *attempt) bool {
+	return u.released.Load() || th.killed() || th.interrupted() || at.ctx != nil && at.ctx.Err() != nil
+}
+
+// giveUp takes w out if its thread must not wait longer.
+func (th *Thread) giveUp(u *uffd, w *waiter, at *attempt) (v verdict, leave bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	leave = true
+	switch {
+	case !w.queued || u.released.Load():
+	case th.killed():
+		v = killed
+	case at.ctx != nil && at.ctx.Err() != nil:
+		v = cancelled
+	case !u.k.profile.interruptible:
+		leave = false
+	case at.mode == userMode: // the handler runs, then the access faults again
+	case at.mode == kernelMode:
+		// The kernel's thread goes round: it cannot run its handler before
+		// the call has ended, nor sleep while a signal waits. All that
+		// others can see of it is that the fault is there again whenever
+		// somebody has read it.
+		leave = !w.unread
+	default:
+		leave = false
+	}
+	if leave {
+		u.faults.remove(w)
+	}
+	return v, leave
 }
 
 // mustWait reports whether the page is still not what the access needs.
@@ -127,8 +147,12 @@ func (f *faulting) mustWait(flags uapi.FaultFlags) bool {
 // adopt gives v an origin for its own pages, that of a neighbour with which
 // it could merge otherwise.
 func (as *space) adopt(v *vma) {
+	if atomic.LoadUint32(&v.lined) != 0 {
+		return
+	}
 	as.lineMu.Lock()
 	defer as.lineMu.Unlock()
+	defer atomic.StoreUint32(&v.lined, 1)
 	if v.line != nil {
 		return
 	}

@@ -3,6 +3,8 @@
 package vkernel
 
 import (
+	"sync/atomic"
+
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
@@ -16,6 +18,9 @@ type waiter struct {
 	tid   uint32
 
 	queued bool // in the index: nobody has woken it
+	// woken is set when it has left the index, for its thread to see without
+	// the lock.
+	woken  atomic.Bool
 	unread bool // in the list of those that nobody has read
 
 	next, prev *waiter // of the list of unread ones
@@ -49,6 +54,7 @@ func (q *faultQueue) add(w *waiter) {
 	x ^= x >> 32
 	w.prio = x * 0xd6e8feb86659fd93
 	w.queued = true
+	w.woken.Store(false)
 	w.left, w.right = nil, nil
 	q.root = insertWaiter(q.root, w)
 	q.total++
@@ -110,12 +116,14 @@ func (q *faultQueue) remove(w *waiter) {
 	q.root = removeWaiter(q.root, w)
 	w.queued = false
 	q.total--
+	w.woken.Store(true)
 }
 
 // wake takes every waiter in r out and lets its thread go on; one that nobody
 // has read stays unless unread is set. It returns how many went.
 func (q *faultQueue) wake(r mem.Range, unread bool) (n int) {
-	from := waiter{addr: r.Start}
+	var from waiter
+	from.addr = r.Start
 	for {
 		w := ceiling(q.root, &from)
 		if w == nil || w.addr >= r.End {

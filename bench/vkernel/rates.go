@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -55,6 +56,9 @@ func (m *machine) serve(stop *atomic.Bool) {
 		if errno == syscall.EAGAIN {
 			_, errno = m.d.Wait(-1)
 			check("wait", errno)
+			// Whoever is about to fault does so first: a read then takes
+			// many messages.
+			runtime.Gosched()
 			continue
 		}
 		check("read", errno)
@@ -71,7 +75,7 @@ func (m *machine) serve(stop *atomic.Bool) {
 // message read, a copy, and the store done. Dropping the pages again is part
 // of what is measured.
 func faultRate(threads int, span time.Duration) float64 {
-	const pages = 256 // of each thread
+	const pages = 16 // of each thread
 	m := newMachine()
 	var stop, served atomic.Bool
 	var server, workers sync.WaitGroup
