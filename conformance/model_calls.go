@@ -133,7 +133,7 @@ func (t *modelTask) read(a [6]uint64) Result {
 		b := p.data[:n:n]
 		p.data = p.data[n:]
 		p.mu.Unlock()
-		return number(t.th.ProcessVMWrite(t.proc.p, mem.Addr(a[1]), b))
+		return number(t.th.CopyOut(mem.Addr(a[1]), b))
 	}
 	for {
 		n, errno := t.th.Read(int(a[0]), mem.Addr(a[1]), a[2])
@@ -149,7 +149,7 @@ func (t *modelTask) write(a [6]uint64) Result {
 		return number(t.th.Write(int(a[0]), mem.Addr(a[1]), a[2]))
 	}
 	b := make([]byte, a[2])
-	n, errno := t.th.ProcessVMRead(t.proc.p, mem.Addr(a[1]), b)
+	n, errno := t.th.CopyIn(mem.Addr(a[1]), b)
 	if errno == 0 {
 		p.mu.Lock()
 		p.data = append(p.data, b[:n]...)

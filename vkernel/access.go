@@ -151,6 +151,22 @@ func (th *Thread) CompareAndSwap(ctx context.Context, addr mem.Addr, old, new ui
 	return err == nil && op.swapped, err
 }
 
+// CopyIn reads the thread's memory as a system call does, such as a write(2)
+// to a file: a fault on the way is one of kernel mode. It returns how many
+// bytes it got; EFAULT says that the next cannot be had.
+func (th *Thread) CopyIn(a mem.Addr, dst []byte) (n int, errno syscall.Errno) {
+	th.enter()
+	defer th.leave()
+	return th.copyIn(a, dst)
+}
+
+// CopyOut writes the thread's memory like that, as a read(2) does.
+func (th *Thread) CopyOut(a mem.Addr, src []byte) (n int, errno syscall.Errno) {
+	th.enter()
+	defer th.leave()
+	return th.copyOut(a, src)
+}
+
 // copyIn reads the caller's memory in a system call. n counts the bytes
 // before the failure.
 func (th *Thread) copyIn(a mem.Addr, dst []byte) (n int, errno syscall.Errno) {

@@ -33,6 +33,7 @@ const (
 	ESPIPE     syscall.Errno = 29
 	EOVERFLOW  syscall.Errno = 75
 	EOPNOTSUPP syscall.Errno = 95
+	EHWPOISON  syscall.Errno = 133
 )
 
 // names has for each errno its name and the number that the system has for it
@@ -51,6 +52,7 @@ var names = map[syscall.Errno]struct {
 	EMFILE: {"EMFILE", syscall.EMFILE}, ENOTTY: {"ENOTTY", syscall.ENOTTY},
 	ESPIPE: {"ESPIPE", syscall.ESPIPE}, EOVERFLOW: {"EOVERFLOW", syscall.EOVERFLOW},
 	EOPNOTSUPP: {"EOPNOTSUPP", syscall.EOPNOTSUPP},
+	EHWPOISON:  {"EHWPOISON", EHWPOISON}, // only Linux has it
 }
 
 // ErrnoName returns the name of a Linux errno, its number if this package

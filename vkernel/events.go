@@ -33,15 +33,11 @@ func (e *event) deliver(th *Thread) {
 	u := e.u
 	e.th = th
 	u.mu.Lock()
-	select {
-	case <-th.wake: // a token from before
-	default:
-	}
+	th.forget()
 	u.events = append(u.events, e)
 	u.wakeReadersLocked()
 	u.mu.Unlock()
 	u.k.reach(PhaseEvent, th, 0)
-	th.setState(InEvent)
 	for {
 		u.mu.Lock()
 		read := e.read
@@ -56,9 +52,8 @@ func (e *event) deliver(th *Thread) {
 		if read || gone {
 			break
 		}
-		<-th.wake
+		th.sleep(InEvent)
 	}
-	th.setState(Running)
 	u.k.reach(PhaseEventRead, th, 0)
 	u.changing.Add(-1)
 }

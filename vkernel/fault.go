@@ -162,6 +162,9 @@ func (f *faulting) anonymous() need {
 	if e&ptePoison != 0 {
 		return need{verdict: bus}
 	}
+	if f.at.write {
+		f.adopt() // before anybody is asked for the page
+	}
 	if f.v.is(vmMissing) {
 		return f.missing()
 	}
@@ -170,7 +173,6 @@ func (f *faulting) anonymous() need {
 		s.set(i, f.entry(0, wp))
 		return need{}
 	}
-	f.adopt()
 	s.set(i, f.entry(f.as.k.mem.allocZero(), wp|pteWrite))
 	return need{}
 }
@@ -248,11 +250,17 @@ func (f *faulting) object() need {
 	if e&ptePoison != 0 {
 		return need{verdict: bus}
 	}
+	if !f.at.write && !v.is(vmWP) && !v.is(vmMinor) {
+		f.around(s, i)
+	}
 	n := v.offset(f.addr.Down()) >> mem.PageShift
 	if n >= (o.size+mem.PageSize-1)>>mem.PageShift {
 		return need{verdict: bus}
 	}
 	m := &f.as.k.mem
+	if f.at.write && !v.shared() {
+		f.adopt() // before anybody is asked for the page
+	}
 	fr, cached := o.lookupLocked(n)
 	switch {
 	case cached && v.is(vmMinor):
@@ -270,13 +278,42 @@ func (f *faulting) object() need {
 		return need{}
 	}
 	if f.at.write {
-		f.adopt()
 		s.set(i, f.entry(m.duplicate(fr), wp|pteWrite))
 		return need{}
 	}
 	m.get(fr)
 	s.set(i, f.entry(fr, wp))
 	return need{}
+}
+
+// around maps the pages near slot entry i that the object has already, as a
+// kernel does when one of them is read. It locks nothing that object has not.
+func (f *faulting) around(s *slot, i int) {
+	const pages = 16
+	v, o, m := f.v, f.v.obj, &f.as.k.mem
+	table := f.addr.Down() - mem.Addr(i)<<mem.PageShift // what entry 0 maps
+	from := max(i&^(pages-1), 0)
+	if table+mem.Addr(from)<<mem.PageShift < v.start {
+		from = int((v.start - table) >> mem.PageShift)
+	}
+	for k := from; k < min(from+pages, slotPages) && table+mem.Addr(k)<<mem.PageShift < v.end; k++ {
+		if s.get(k) != 0 {
+			continue
+		}
+		a := table + mem.Addr(k)<<mem.PageShift
+		n := v.offset(a) >> mem.PageShift
+		if n >= (o.size+mem.PageSize-1)>>mem.PageShift {
+			return
+		}
+		if fr, cached := o.lookupLocked(n); cached {
+			m.get(fr)
+			flags := pte(0)
+			if v.shared() {
+				flags = pteWrite
+			}
+			s.set(k, f.entry(fr, flags))
+		}
+	}
 }
 
 // adopt notes that the VMA has pages of its own from now on. The slot's lock

@@ -185,6 +185,9 @@ func (f *filler) locked(dst mem.Addr, total, done int) (int, syscall.Errno) {
 	// The whole request stays in one VMA, what is done of it included.
 	at := dst + mem.Addr(done)
 	v := as.vmas.find(at)
+	if v != nil && v.start <= at && !v.shared() {
+		as.adopt(v) // whatever becomes of the request
+	}
 	if v == nil || v.start > at || at+mem.Addr(total-done) > v.end || v.uffd == nil {
 		return done, ENOENT
 	}
@@ -202,9 +205,6 @@ func (f *filler) locked(dst mem.Addr, total, done int) (int, syscall.Errno) {
 		}
 	case v.anon() && f.kind == fillContinue:
 		return done, EINVAL
-	}
-	if !v.shared() {
-		as.adopt(v)
 	}
 	as.k.reach(PhaseFill, f.th, at)
 	for done < total {

@@ -78,7 +78,6 @@ func (c *cloner) vma(v *vma) {
 		n.flags &^= vmUffd
 	}
 	if v.line != nil {
-		v.line.forked = true
 		n.setLine(&lineage{forked: true})
 	}
 	if v.is(vmWipeOnFork) {

@@ -42,6 +42,9 @@ func (m *mover) run(dst, src mem.Addr, n int) (done int, errno syscall.Errno) {
 		return 0, ESRCH
 	}
 	sv, dv := as.vmas.find(src), as.vmas.find(dst)
+	if dv != nil && dv.start <= dst && !dv.shared() {
+		as.adopt(dv) // whatever becomes of the request
+	}
 	if sv == nil || sv.start > src || dv == nil || dv.start > dst || dv.uffd == nil {
 		return 0, m.absent(dv, dst)
 	}
@@ -51,7 +54,6 @@ func (m *mover) run(dst, src mem.Addr, n int) (done int, errno syscall.Errno) {
 	if !m.compatible(sv, dv, mem.MakeRange(src, uint64(n)), mem.MakeRange(dst, uint64(n))) {
 		return 0, EINVAL
 	}
-	as.adopt(dv)
 	for done < n && errno == 0 {
 		if m.th.killed() {
 			errno = EINTR

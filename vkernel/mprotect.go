@@ -181,11 +181,25 @@ func (th *Thread) populate(r mem.Range, write bool) syscall.Errno {
 			case segvAcc:
 				return EINVAL
 			default:
+				if as.poisoned(a) {
+					return EHWPOISON
+				}
 				return EFAULT
 			}
 		}
 	}
 	return 0
+}
+
+// poisoned reports whether a poison marker is where a's page would be.
+func (as *space) poisoned(a mem.Addr) bool {
+	s := as.pt.slot(a, false)
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.huge&ptePoison != 0 || s.pages != nil && s.get(index(a))&ptePoison != 0
 }
 
 // accessible reports whether an access needs no fault.

@@ -183,13 +183,21 @@ func (m *remapping) move(v *vma) (mem.Addr, syscall.Errno) {
 	}
 	u := v.uffd
 	keeps := u != nil && u.has(uapi.UFFD_FEATURE_EVENT_REMAP)
+	registered := nv
 	if u != nil && !keeps {
 		nv.uffd = nil
 		nv.flags &^= vmUffd
 	}
 	moved := m.pages(v, &nv)
+	// The new VMA finds its neighbours while it is still registered. The
+	// registration is dropped from what it has become part of, and that is
+	// not merged again.
+	nv.uffd, nv.flags = registered.uffd, registered.flags
 	as.link(&nv)
-	as.merge(&nv)
+	if at := as.merge(&nv); u != nil && !keeps {
+		at.uffd = nil
+		at.flags &^= vmUffd
+	}
 	if keeps {
 		m.moved = newEvent(u, uapi.Remap{From: m.old.Start, To: m.to, Len: moved}.Msg())
 	}

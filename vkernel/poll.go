@@ -67,8 +67,6 @@ func (th *Thread) Poll(fds []PollFD, timeout time.Duration) (int, syscall.Errno)
 }
 
 func (th *Thread) pollLoop(fds []PollFD, files []*file, expired func() bool) (int, syscall.Errno) {
-	th.setState(InPoll)
-	defer th.setState(Running)
 	for {
 		late := expired()
 		n := 0
@@ -91,7 +89,7 @@ func (th *Thread) pollLoop(fds []PollFD, files []*file, expired func() bool) (in
 		case th.interrupted(), th.killed():
 			return -1, EINTR
 		}
-		<-th.wake
+		th.sleep(InPoll)
 	}
 }
 
@@ -199,8 +197,6 @@ func (th *Thread) EpollWait(epfd int, timeout time.Duration) ([]EpollEvent, sysc
 		defer timer.Stop()
 		deadline = timer.C
 	}
-	th.setState(InPoll)
-	defer th.setState(Running)
 	for {
 		if out := ep.collect(); len(out) > 0 || timeout == 0 {
 			return out, 0
@@ -208,9 +204,15 @@ func (th *Thread) EpollWait(epfd int, timeout time.Duration) ([]EpollEvent, sysc
 		if th.interrupted() || th.killed() {
 			return nil, EINTR
 		}
+		if !th.fallAsleep(InPoll) {
+			continue
+		}
 		select {
 		case <-th.wake:
 		case <-deadline:
+			if !th.state.CompareAndSwap(uint32(InPoll), uint32(Running)) {
+				<-th.wake // somebody was faster
+			}
 			return ep.collect(), 0
 		}
 	}

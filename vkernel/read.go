@@ -126,8 +126,6 @@ func (u *uffd) next(th *Thread, p *Process, nonblock bool) (uapi.Msg, syscall.Er
 	r := &reader{poke: th.poke}
 	u.addReader(r)
 	defer u.dropReader(r)
-	th.setState(InRead)
-	defer th.setState(Running)
 	for {
 		msg, ok, errno := u.poll(p)
 		switch {
@@ -136,7 +134,7 @@ func (u *uffd) next(th *Thread, p *Process, nonblock bool) (uapi.Msg, syscall.Er
 		case th.interrupted(), th.killed():
 			return msg, EINTR
 		}
-		<-th.wake
+		th.sleep(InRead)
 	}
 }
 

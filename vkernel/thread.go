@@ -39,8 +39,12 @@ type Thread struct {
 	fault waiter
 	// at and path are the access that the thread is making and the fault
 	// that it is in: here, so that neither needs an allocation.
-	at    attempt
-	path  faulting
+	at   attempt
+	path faulting
+	// state is a State, and tokenBit if the thread is to look again before it
+	// sleeps. Whoever wakes a sleeping thread sets it to Running before the
+	// waking call returns: a thread that is seen asleep has been woken by
+	// nobody.
 	state atomic.Uint32
 
 	// signals counts signals that were delivered and not handled yet.
@@ -61,21 +65,57 @@ func (th *Thread) TID() int { return th.tid }
 func (th *Thread) Process() *Process { return th.p }
 
 // State returns what the thread is doing now.
-func (th *Thread) State() State { return State(th.state.Load()) }
+func (th *Thread) State() State { return State(th.state.Load() &^ tokenBit) }
+
+// tokenBit is set in state by who would wake a thread that does not sleep.
+const tokenBit = 1 << 8
 
 // Handled returns how many signals the thread has handled.
 func (th *Thread) Handled() int { return int(th.handled.Load()) }
 
-// poke makes a thread that sleeps look again.
+// poke makes a thread that sleeps look again, or one that is about to sleep
+// look once more.
 func (th *Thread) poke() {
-	select {
-	case th.wake <- struct{}{}:
-	default: // it will look anyway
+	for {
+		old := th.state.Load()
+		if State(old&^tokenBit) == Running {
+			if th.state.CompareAndSwap(old, old|tokenBit) {
+				return
+			}
+		} else if th.state.CompareAndSwap(old, uint32(Running)) {
+			th.wake <- struct{}{} // only the one who has set it Running sends
+			return
+		}
 	}
 }
 
-func (th *Thread) setState(s State) {
-	th.state.Store(uint32(s))
+// sleep waits in state s for a poke, unless there was one since the last.
+func (th *Thread) sleep(s State) {
+	if th.fallAsleep(s) {
+		<-th.wake
+	}
+}
+
+// fallAsleep reports whether the thread is in state s now and has to receive
+// from wake.
+func (th *Thread) fallAsleep(s State) bool {
+	for {
+		old := th.state.Load()
+		if old&tokenBit != 0 {
+			if th.state.CompareAndSwap(old, old&^tokenBit) {
+				return false
+			}
+		} else if th.state.CompareAndSwap(old, uint32(s)) {
+			th.tellWatchers()
+			return true
+		}
+	}
+}
+
+// forget drops a poke from before.
+func (th *Thread) forget() { th.state.And(^uint32(tokenBit)) }
+
+func (th *Thread) tellWatchers() {
 	if th.watched.Load() {
 		th.mu.Lock()
 		if th.watch != nil {

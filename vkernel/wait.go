@@ -28,10 +28,7 @@ func (f *faulting) userfault(flags uapi.FaultFlags) verdict {
 		as.mu.RUnlock()
 		return u.k.profile.closed
 	}
-	select {
-	case <-th.wake: // a token from before
-	default:
-	}
+	th.forget()
 	u.faults.add(w)
 	u.wakeReadersLocked()
 	u.mu.Unlock()
@@ -74,8 +71,6 @@ func (f *faulting) record(flags uapi.FaultFlags) *waiter {
 // sleepInFault returns when w was woken or the thread must not wait longer. A
 // thread that is not woken takes itself out.
 func (th *Thread) sleepInFault(u *uffd, w *waiter, at *attempt) verdict {
-	th.setState(InFault)
-	defer th.setState(Running)
 	for {
 		// Most often nothing has come up yet, and after the sleep somebody
 		// has woken the thread: neither takes the lock.
@@ -87,7 +82,7 @@ func (th *Thread) sleepInFault(u *uffd, w *waiter, at *attempt) verdict {
 				return v
 			}
 		}
-		<-th.wake
+		th.sleep(InFault)
 	}
 }
 

@@ -146,6 +146,13 @@ func (m *machine) makeRegion(i int, k conformance.Memory) {
 		m.do(conformance.Mmap, r.alias.Start, n, 3, conformance.MapShared|conformance.MapFixed, r.file, 0)
 	}
 	m.do(conformance.Mmap, r.all.Start, n, 3, r.flags(), r.file, 0)
+	if !k.Huge() {
+		// Whether there is a page table shows in what UFFDIO_MOVE complains
+		// of first, and is nobody's promise: see to it that there is one.
+		keep := r.all.Start + 1<<20
+		m.do(conformance.Mmap, keep, mem.PageSize, 3, conformance.MapPrivate|conformance.MapAnonymous|conformance.MapFixed, none, 0)
+		m.do(conformance.Store8, keep, 1)
+	}
 }
 
 // flags are those to map the region with.
@@ -285,7 +292,7 @@ func (m *machine) layout() {
 		m.must(err)
 		var b strings.Builder
 		for _, v := range vmas {
-			if v.Overlaps(mem.MakeRange(r.all.Start, gap)) {
+			if v.Overlaps(mem.MakeRange(r.all.Start, max(r.all.Len(), 1<<19))) {
 				fmt.Fprintf(&b, " %#x+%#x %s%s", uint64(v.Start-r.all.Start), v.Len(), v.Perms, interesting(v.Flags))
 			}
 		}
