@@ -16,15 +16,15 @@ func TestMissing(t *testing.T) {
 		r.blocked(load)
 		r.blocked(store)
 		if at, flags := r.fault(); at != a || flags != 0 {
-			t.Errorf("first fault at %v flags %v", at, flags)
+			r.t.Errorf("first fault at %v flags %v", at, flags)
 		}
 		if at, flags := r.fault(); at != a+page || flags != uapi.UFFD_PAGEFAULT_FLAG_WRITE {
-			t.Errorf("second fault at %v flags %v", at, flags)
+			r.t.Errorf("second fault at %v flags %v", at, flags)
 		}
 		r.nothing()
 		done, errno := r.copy(a, 2*page, 0x11, 0)
 		if r.must("copy", errno); done != 2*page {
-			t.Errorf("copy = %d", done)
+			r.t.Errorf("copy = %d", done)
 		}
 		r.got(load, 0x11)
 		r.got(store, 0x5a)

@@ -173,8 +173,8 @@ func (th *Thread) Signal(sig int) {
 
 // handle runs the handlers of what was delivered.
 func (th *Thread) handle() {
-	if n := th.signals.Swap(0); n > 0 {
-		th.handled.Add(n)
+	if th.interrupted() {
+		th.handled.Add(th.signals.Swap(0))
 	}
 }
 
