@@ -45,8 +45,8 @@ func (m *mover) run(dst, src mem.Addr, n int) (done int, errno syscall.Errno) {
 	if dv != nil && dv.start <= dst && !dv.shared() {
 		as.adopt(dv) // whatever becomes of the request
 	}
-	if sv == nil || sv.start > src || dv == nil || dv.start > dst || dv.uffd == nil {
-		return 0, m.absent(dv, dst)
+	if sv == nil || sv.start > src || dv == nil || dv.start > dst {
+		return 0, ENOENT
 	}
 	if m.u.changing.Load() > 0 {
 		return 0, EAGAIN
@@ -62,15 +62,6 @@ func (m *mover) run(dst, src mem.Addr, n int) (done int, errno syscall.Errno) {
 		}
 	}
 	return done, errno
-}
-
-// absent returns why a move fails that finds no memory: an unregistered
-// destination is an invalid one.
-func (m *mover) absent(dv *vma, dst mem.Addr) syscall.Errno {
-	if dv != nil && dv.start <= dst && dv.uffd == nil {
-		return EINVAL
-	}
-	return ENOENT
 }
 
 // compatible reports whether pages of sv may become those of dv.

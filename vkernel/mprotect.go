@@ -155,10 +155,11 @@ func (th *Thread) populateLocked(r mem.Range) syscall.Errno {
 		}
 		end, write, access := min(v.end, r.End), v.is(vmWrite) && !v.shared(), v.is(vmAccess)
 		as.mu.RUnlock()
-		if access {
-			if errno := th.populate(mem.Range{Start: at, End: end}, write); errno != 0 {
-				return errno
-			}
+		if !access {
+			return EFAULT
+		}
+		if errno := th.populate(mem.Range{Start: at, End: end}, write); errno != 0 {
+			return errno
 		}
 		at = end
 	}
