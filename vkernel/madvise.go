@@ -151,7 +151,7 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 		if advice != MadvFree {
 			as.mu.RLock()
 			as.vmas.all(part, func(v *vma) bool {
-				as.zapAll(v, part.Intersect(v.rng()))
+				as.zapAdvised(v, part.Intersect(v.rng()))
 				return true
 			})
 			as.mu.RUnlock()
@@ -161,6 +161,31 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 		return ENOMEM
 	}
 	return 0
+}
+
+// zapAdvised drops the pages and the poison of r. Where an object is behind v
+// the protection by a descriptor stays, in a marker: the page may come back.
+func (as *space) zapAdvised(v *vma, r mem.Range) {
+	if v.anon() {
+		as.zapAll(v, r)
+		return
+	}
+	m := &as.k.mem
+	if v.hugetlb() {
+		as.pt.updateHuge(r, func(_ mem.Addr, e pte) pte {
+			if e.present() {
+				m.huge.put(e.frame())
+			}
+			return e & pteWP
+		})
+		return
+	}
+	as.pt.update(r, func(_ mem.Addr, e pte) pte {
+		if e.present() {
+			m.put(e.frame())
+		}
+		return e & pteWP
+	})
 }
 
 // stillThere reports whether the start of a range has been unmapped, and

@@ -103,7 +103,8 @@ func (th *Thread) Mlock(addr mem.Addr, length uint64) syscall.Errno {
 		return errno
 	}
 	if errno := th.populateLocked(r); errno != 0 {
-		if errno == EFAULT {
+		switch errno {
+		case EFAULT, EINVAL, EHWPOISON: // not to be had, or not with this protection
 			return ENOMEM
 		}
 		return errno
@@ -149,19 +150,23 @@ func (th *Thread) populateLocked(r mem.Range) syscall.Errno {
 	for at := r.Start; at < r.End; {
 		as.mu.RLock()
 		v := as.vmas.find(at)
-		if v == nil || v.start > at {
+		if v == nil || v.start >= r.End {
 			as.mu.RUnlock()
-			return ENOMEM
+			return 0 // somebody has unmapped it meanwhile
 		}
+		at = max(at, v.start)
 		end, write, access := min(v.end, r.End), v.is(vmWrite) && !v.shared(), v.is(vmAccess)
 		as.mu.RUnlock()
 		if !access {
 			return EFAULT
 		}
-		if errno := th.populate(mem.Range{Start: at, End: end}, write); errno != 0 {
+		switch errno := th.populate(mem.Range{Start: at, End: end}, write); errno {
+		case 0:
+			at = end
+		case ENOMEM: // a part was unmapped meanwhile: look again
+		default:
 			return errno
 		}
-		at = end
 	}
 	return 0
 }

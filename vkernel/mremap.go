@@ -11,13 +11,16 @@ import (
 
 // remapping is an mremap on its way.
 type remapping struct {
-	th       *Thread
-	as       *space
-	old      mem.Range
-	newLen   uint64
-	flags    int
-	to       mem.Addr
-	moved    *event // that memory has moved
+	th     *Thread
+	as     *space
+	old    mem.Range
+	newLen uint64
+	flags  int
+	to     mem.Addr
+	// The events, in the order in which they are told: what made room, that
+	// memory has moved, and what is no longer there.
+	early    news
+	moved    *event
 	unmapped news
 }
 
@@ -38,6 +41,7 @@ func (th *Thread) Mremap(addr mem.Addr, oldLen, newLen uint64, flags int, newAdd
 		at, errno = m.each()
 	}
 	m.as.mu.Unlock()
+	m.early.deliver(th)
 	if m.moved != nil {
 		m.moved.deliver(th)
 	}
@@ -140,7 +144,7 @@ func (m *remapping) each() (mem.Addr, syscall.Errno) {
 func (m *remapping) shrink() (mem.Addr, syscall.Errno) {
 	tail := mem.Range{Start: m.old.Start + mem.Addr(m.newLen), End: m.old.End}
 	if !tail.Empty() {
-		if errno := m.as.unmapLocked(tail, &m.unmapped); errno != 0 {
+		if errno := m.as.unmapLocked(tail, &m.early); errno != 0 {
 			return 0, errno
 		}
 	}
@@ -211,12 +215,12 @@ func (m *remapping) room(v *vma) syscall.Errno {
 		if m.newLen < m.old.Len() {
 			// The tail goes first, then what is where the rest will be.
 			tail := mem.Range{Start: m.old.Start + mem.Addr(m.newLen), End: m.old.End}
-			if errno := as.unmapLocked(tail, &m.unmapped); errno != 0 {
+			if errno := as.unmapLocked(tail, &m.early); errno != 0 {
 				return errno
 			}
 			m.old.End = tail.Start
 		}
-		return as.unmapLocked(mem.MakeRange(m.to, m.newLen), &m.unmapped)
+		return as.unmapLocked(mem.MakeRange(m.to, m.newLen), &m.early)
 	}
 	hint := mapping{th: m.th, addr: m.to, n: m.newLen, vm: v.flags}
 	if m.flags&MremapDontUnmap == 0 {
@@ -264,11 +268,9 @@ func (m *remapping) pages(v, nv *vma) uint64 {
 func (m *remapping) leave(moved uint64) syscall.Errno {
 	if m.flags&MremapDontUnmap != 0 {
 		v := m.as.vmas.find(m.old.Start)
-		if v.is(vmLocked) {
-			_, errno := m.as.change(v, m.old, v.flags&^vmLocked, v.uffd)
-			return errno
-		}
-		if v.rng() == m.old && v.anon() {
+		// All of the VMA loses the lock, and nobody merges it.
+		v.flags &^= vmLocked
+		if v.rng() == m.old {
 			v.setLine(nil) // it has no page any more
 		}
 		return 0

@@ -32,12 +32,28 @@ func Trace(b conformance.Backend, s Script) (trace []string, err error) {
 	}()
 	for i, o := range s.Ops {
 		m.say("%d %s", i, o)
-		handlers[o.Kind](m, o)
-		m.settle()
+		m.perform(o)
 		m.layout()
 	}
 	m.finish()
 	return m.trace, nil
+}
+
+// perform does one operation and lets the threads come to rest after it.
+func (m *machine) perform(o Op) {
+	waiting := 0
+	for _, a := range m.everybody() {
+		if a.last == conformance.InFault {
+			waiting++
+		}
+	}
+	handlers[o.Kind](m, o)
+	switch o.Kind {
+	case "wake", "protect", "unregister", "copy", "zeropage", "continue", "poison", "move", "close":
+		// Who was woken without a page has queued anew, in any order.
+		m.muddled = m.muddled || waiting > 1
+	}
+	m.settle()
 }
 
 // finish reads what there is to read, ends the children and closes
