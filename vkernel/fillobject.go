@@ -80,14 +80,13 @@ func (f *filler) hugePage(v *vma, a mem.Addr, done int) syscall.Errno {
 		}
 		s.huge = ptePoison
 		return 0
+	case f.kind == fillContinue && !has:
+		return EFAULT
 	case s.huge.present():
 		return EEXIST
 	case n >= o.size>>hugeShift:
 		return EFAULT
 	case f.kind == fillContinue:
-		if !has {
-			return EFAULT
-		}
 		h.get(cached)
 		s.huge = f.entry(v, cached, false)
 		return 0

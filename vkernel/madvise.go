@@ -133,12 +133,16 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 			e.deliver(th)
 			// The memory may be another by now: what is left of the range
 			// is looked up again.
-			if gone, errno := as.stillThere(part, advice); errno != 0 {
+			now, errno := as.stillThere(part, advice)
+			if errno != 0 {
 				return errno
-			} else if gone {
+			}
+			if now.Empty() {
 				missing = true
 				continue
 			}
+			// What the first VMA there does not have is another's turn.
+			part, at = now, now.End
 		}
 		if part.Empty() {
 			at = (at + 1).Up()
@@ -188,17 +192,16 @@ func (as *space) zapAdvised(v *vma, r mem.Range) {
 	})
 }
 
-// stillThere reports whether the start of a range has been unmapped, and
-// whether what is there can still be discarded.
-func (as *space) stillThere(part mem.Range, advice int) (gone bool, errno syscall.Errno) {
+// stillThere returns what the VMA at the start of a range has of it, nothing if
+// that has been unmapped, and whether it can still be discarded.
+func (as *space) stillThere(part mem.Range, advice int) (now mem.Range, errno syscall.Errno) {
 	as.mu.RLock()
 	defer as.mu.RUnlock()
 	v := as.vmas.find(part.Start)
 	if v == nil || v.start > part.Start {
-		return true, 0
+		return now, 0
 	}
-	_, errno = discardable(v, part.Intersect(v.rng()), advice)
-	return false, errno
+	return discardable(v, part.Intersect(v.rng()), advice)
 }
 
 // discardable checks advice on part of v, and returns the part cut to whole

@@ -26,9 +26,12 @@ func (th *Thread) Mprotect(addr mem.Addr, length uint64, prot int) syscall.Errno
 	}
 	as := th.p.as.Load()
 	as.mu.Lock()
-	defer as.mu.Unlock()
-	return as.alterAll(mem.MakeRange(addr, n), func(v *vma, part mem.Range) (vmaFlags, syscall.Errno) {
+	var locked []mem.Range // private locked memory that becomes writable
+	errno := as.alterAll(mem.MakeRange(addr, n), func(v *vma, part mem.Range) (vmaFlags, syscall.Errno) {
 		want := vmaFlags(prot)
+		if v.flags&(vmWrite|vmShared|vmLocked) == vmLocked && want&vmWrite != 0 {
+			locked = append(locked, part)
+		}
 		if v.flags/vmMayRead&want != want {
 			return 0, EACCES
 		}
@@ -40,6 +43,25 @@ func (th *Thread) Mprotect(addr mem.Addr, length uint64, prot int) syscall.Errno
 		}
 		return flags, 0
 	}, as.applyAccess)
+	as.mu.Unlock()
+	for _, r := range locked {
+		th.populateNow(r)
+	}
+	return errno
+}
+
+// populateNow makes pages of the process's own in locked memory, as far as
+// that can be done without waiting for anybody. Nobody hears of a failure.
+func (th *Thread) populateNow(r mem.Range) {
+	as := th.p.as.Load()
+	at := attempt{as: as, write: true, mode: ptraceMode}
+	for a := r.Start; a < r.End; a += mem.PageSize {
+		for at.tries = 0; !as.accessible(a, true); {
+			if as.fault(th, a, &at) != retry {
+				return
+			}
+		}
+	}
 }
 
 // alterAll changes the flags of every VMA in r to what flags says, splitting
@@ -163,7 +185,7 @@ func (th *Thread) populateLocked(r mem.Range) syscall.Errno {
 		switch errno := th.populate(mem.Range{Start: at, End: end}, write); errno {
 		case 0:
 			at = end
-		case ENOMEM: // a part was unmapped meanwhile: look again
+		case ENOMEM, EINVAL: // unmapped or protected meanwhile: look again
 		default:
 			return errno
 		}

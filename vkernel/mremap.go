@@ -80,7 +80,7 @@ func (m *remapping) locked() (mem.Addr, syscall.Errno) {
 	if v.hugetlb() {
 		m.old.End = (m.old.End + v.pageMask()) &^ v.pageMask()
 		m.newLen = (m.newLen + uint64(v.pageMask())) &^ uint64(v.pageMask())
-		if (m.old.Start|m.to)&v.pageMask() != 0 {
+		if (m.old.Start|m.to)&v.pageMask() != 0 || m.newLen > m.old.Len() {
 			return 0, EINVAL
 		}
 	}
@@ -126,7 +126,7 @@ func (m *remapping) each() (mem.Addr, syscall.Errno) {
 		if v == nil || v.start >= all.End {
 			break
 		}
-		if v.uffd != nil || v.hugetlb() {
+		if v.uffd != nil {
 			return 0, EFAULT
 		}
 		m.old = all.Intersect(v.rng())

@@ -210,16 +210,16 @@ func (as *space) zapObject(v *vma, r mem.Range, copies bool) {
 	m := &as.k.mem
 	if v.hugetlb() {
 		as.pt.updateHuge(r, func(_ mem.Addr, e pte) pte {
-			if e.present() && (copies || m.huge.page(e.frame()).word.Load()&frameCached != 0) {
+			if e.present() {
 				m.huge.put(e.frame())
-				return e & pteWP
 			}
-			return e
+			return 0 // copies and markers too
 		})
 		return
 	}
 	as.pt.update(r, func(_ mem.Addr, e pte) pte {
-		if e.present() && (copies || m.has(e.frame(), frameCached)) {
+		// The page of zeros is nobody's copy.
+		if e.present() && (copies || e.frame() == 0 || m.has(e.frame(), frameCached)) {
 			m.put(e.frame())
 			return e & pteWP
 		}
