@@ -4,7 +4,10 @@ package differential
 
 import (
 	"flag"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +59,66 @@ func TestKernelAgainstItself(t *testing.T) {
 		}
 	}
 	t.Logf("%d operations", ops)
+}
+
+// model returns package vkernel.
+func model(t *testing.T) conformance.Backend {
+	t.Helper()
+	b, err := conformance.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestModelAgainstKernel: package vkernel and the kernel answer the same to
+// whatever they are asked.
+func TestModelAgainstKernel(t *testing.T) {
+	a, b := kernel(t), model(t)
+	needLinux(t, a)
+	ops, s := 0, *seed
+	end := time.Now().Add(time.Duration(*seconds) * time.Second)
+	for ; time.Now().Before(end); s++ {
+		script := Random(s, 60, kinds(s))
+		ops += len(script.Ops)
+		if d := Compare(a, b, script); d != nil {
+			d = Shrink(d, func(s Script) *Difference { return Compare(a, b, s) })
+			t.Fatalf("seed %d, A is the kernel:\n%v", s, d)
+		}
+	}
+	t.Logf("%d operations, seeds %d to %d", ops, *seed, s-1)
+}
+
+// needLinux skips the test on a kernel that is not the one that package
+// vkernel is the twin of.
+func needLinux(t *testing.T, b conformance.Backend) {
+	t.Helper()
+	testutil.Need(t, strings.HasPrefix(b.Release(), "6.18."), "vkernel is like Linux 6.18, and this is "+b.Release())
+}
+
+// TestScripts runs what once made a difference.
+func TestScripts(t *testing.T) {
+	a, b := kernel(t), model(t)
+	needLinux(t, a)
+	files, err := filepath.Glob("testdata/*.script")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, name := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(name), ".script"), func(t *testing.T) {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := Parse(string(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := Compare(a, b, s); d != nil {
+				t.Errorf("A is the kernel:\n%v", d)
+			}
+		})
+	}
 }
 
 func TestScript(t *testing.T) {
