@@ -108,6 +108,9 @@ func TestReleaseRace(t *testing.T) {
 		for _, ph := range []Phase{PhaseChecked, PhaseQueued, PhaseSleep} {
 			withGate(t, p, func(r *rig, g *gate) {
 				a := r.area(page, missing, 0)
+				f := r.p.file(r.fd)
+				u := f.uffd
+				f.put()
 				g.hold(ph, a)
 				load := r.load(a)
 				<-g.at
@@ -118,7 +121,6 @@ func TestReleaseRace(t *testing.T) {
 				}()
 				// The fault is held until the close has marked the
 				// descriptor.
-				u := r.p.as.Load().vmas.find(a).uffd
 				for !u.released.Load() {
 					runtime.Gosched()
 				}
