@@ -148,7 +148,7 @@ func TestRegisterOrder(t *testing.T) {
 		arg := r.mmap(page)
 		b := make([]byte, 32)
 		for i := range 8 {
-			b[i], b[8+i] = byte(uint64(a)+8*page>>(8*i)), byte(uint64(page)>>(8*i))
+			b[i], b[8+i] = byte((uint64(a)+8*page)>>(8*i)), byte(uint64(page)>>(8*i))
 		}
 		b[16] = byte(missing)
 		if err := r.th.Store(context.Background(), arg, b); err != nil {
