@@ -32,7 +32,7 @@ func (f *faulting) hugetlb() need {
 		return f.missing()
 	case !cached:
 		var ok bool
-		if fr, ok = f.takeHuge(n); !ok {
+		if fr, ok = v.takeHuge(n); !ok {
 			return need{verdict: bus}
 		}
 		if v.shared() {
@@ -43,7 +43,7 @@ func (f *faulting) hugetlb() need {
 		return need{}
 	}
 	if !v.shared() && f.at.write {
-		own, ok := f.takeHuge(n)
+		own, ok := v.takeHuge(n)
 		if !ok {
 			return need{verdict: bus}
 		}
@@ -60,10 +60,8 @@ func (f *faulting) hugetlb() need {
 	return need{}
 }
 
-// takeHuge allocates page n of the VMA, whose own reservation a private one
-// keeps in an object of its own.
-func (f *faulting) takeHuge(n uint64) (frame, bool) { return f.v.takeHuge(n) }
-
+// takeHuge allocates page n of the object that v maps. Only memory that is
+// shared, or that has an object of its own, has reserved it.
 func (v *vma) takeHuge(n uint64) (frame, bool) {
 	if v.shared() || v.file == nil {
 		return v.obj.takeHugeLocked(n)

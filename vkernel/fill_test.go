@@ -306,8 +306,8 @@ func TestPoison(t *testing.T) {
 		if load.err.(*Signal).Addr != a+9 {
 			r.t.Errorf("signal at %v", load.err)
 		}
-		_, errno = r.th.Read(r.fd, a, 32)
-		r.want("read into poison", errno, EFAULT)
+		_, errno = r.th.Ioctl(r.fd, uapi.UFFDIO_WAKE, a)
+		r.want("an argument in poison", errno, EFAULT)
 		child, errno := r.th.Fork()
 		r.must("fork", errno)
 		dies("child", r.start(child, a, false))

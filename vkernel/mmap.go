@@ -99,9 +99,6 @@ func (m *mapping) check(prot int) syscall.Errno {
 			m.vm |= f.vm
 		}
 	}
-	if m.th.p.mlockFuture {
-		m.vm |= vmLocked
-	}
 	if huge {
 		m.vm |= vmHugetlb | vmDontExpand
 		m.vm &^= vmLocked

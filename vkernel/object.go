@@ -3,7 +3,6 @@
 package vkernel
 
 import (
-	"fmt"
 	"slices"
 	"sync"
 	"syscall"
@@ -45,9 +44,6 @@ func (k *Kernel) newObject(kind objectKind, name string, size uint64) *object {
 	}
 	return o
 }
-
-// path returns the name that /proc/PID/maps shows.
-func (o *object) path() string { return o.name }
 
 // lookup returns the frame of page n. Preconditions: o.mu is held, as for the
 // others that end in Locked.
@@ -283,5 +279,3 @@ func (o *object) zeroLocked(from, to uint64) {
 		mu.Unlock()
 	}
 }
-
-func (o *object) String() string { return fmt.Sprintf("%s (inode %d)", o.name, o.id) }

@@ -27,12 +27,11 @@ type Process struct {
 
 	dead atomic.Bool
 
-	mu          sync.Mutex
-	threads     map[*Thread]struct{} // protected by mu
-	tid         int                  // last one given; protected by mu
-	files       []fdEntry            // by number; protected by mu
-	ignored     map[int]bool         // signals; protected by mu
-	mlockFuture bool
+	mu      sync.Mutex
+	threads map[*Thread]struct{} // protected by mu
+	tid     int                  // last one given; protected by mu
+	files   []fdEntry            // by number; protected by mu
+	ignored map[int]bool         // signals; protected by mu
 }
 
 type fdEntry struct {

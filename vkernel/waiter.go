@@ -133,8 +133,9 @@ func (q *faultQueue) wake(r mem.Range, unread bool) (n int) {
 			from.addr, from.seq = w.addr, w.seq+1
 			continue
 		}
+		th := w.th // the record is the thread's again once w is removed
 		q.remove(w)
-		w.th.poke()
+		th.poke()
 		n++
 	}
 }
@@ -143,8 +144,9 @@ func (q *faultQueue) wake(r mem.Range, unread bool) (n int) {
 func (q *faultQueue) wakeAll() {
 	for q.root != nil {
 		w := q.root
+		th := w.th // the record is the thread's again once w is removed
 		q.remove(w)
-		w.th.poke()
+		th.poke()
 	}
 }
 

@@ -188,7 +188,7 @@ func TestImports(t *testing.T) {
 		}
 		pkgs = append(pkgs, p)
 	}
-	for _, must := range []string{"mem", "uffd", "uffd/uapi", "pager", "store", "internal/cli"} {
+	for _, must := range []string{"mem", "uffd", "uffd/uapi", "vkernel", "pager", "store", "internal/cli"} {
 		if !slices.ContainsFunc(pkgs, func(p pkg) bool { return p.ImportPath == module+"/"+must }) {
 			t.Errorf("go list does not know %s: is the rule about it stale?", must)
 		}
