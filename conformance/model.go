@@ -93,6 +93,7 @@ type modelProcess struct {
 	tasks   []*modelTask          // protected by mu
 	outside *vkernel.Thread       // to look at scratch memory by; used under mu
 	pipes   map[uint64]*modelPipe // by either descriptor; protected by mu
+	pagemap map[uint64]bool       // descriptors of it; protected by mu
 }
 
 // modelPipe stands in for a pipe, of which cases want no more than that a
@@ -133,7 +134,7 @@ func (m *model) Start() (Process, error) {
 }
 
 func newModelProcess(m *model, p *vkernel.Process, f *modelFamily, pipes map[uint64]*modelPipe) *modelProcess {
-	mp := &modelProcess{m: m, p: p, family: f, pipes: map[uint64]*modelPipe{}}
+	mp := &modelProcess{m: m, p: p, family: f, pipes: map[uint64]*modelPipe{}, pagemap: map[uint64]bool{}}
 	maps.Copy(mp.pipes, pipes)
 	m.mu.Lock()
 	m.procs[p.PID()] = p

@@ -107,8 +107,11 @@ var modelCalls = map[Call]func(*modelTask, [6]uint64) Result{
 	OpenDevice:  func(t *modelTask, a [6]uint64) Result { return number(t.th.OpenDevice()) },
 	OpenFile:    func(t *modelTask, a [6]uint64) Result { return number(t.th.RegularFile("file", 0)) },
 	Reopen:      func(t *modelTask, a [6]uint64) Result { return number(t.th.Reopen(int(a[0]), int(a[1]))) },
-	Ioctl: func(t *modelTask, a [6]uint64) Result {
-		return number(t.th.Ioctl(int(a[0]), uint32(a[1]), mem.Addr(a[2])))
+	Ioctl:       (*modelTask).ioctl,
+	OpenPagemap: (*modelTask).openPagemap,
+	SetNofile: func(t *modelTask, a [6]uint64) Result {
+		t.proc.p.SetMaxFiles(int(a[0]))
+		return Result{}
 	},
 	Read:        (*modelTask).read,
 	Readv:       (*modelTask).readv,
@@ -118,12 +121,72 @@ var modelCalls = map[Call]func(*modelTask, [6]uint64) Result{
 	EpollCreate: func(t *modelTask, a [6]uint64) Result { return number(t.th.EpollCreate()) },
 	EpollCtl:    (*modelTask).epollCtl,
 	EpollWait:   (*modelTask).epollWait,
-	Close:       func(t *modelTask, a [6]uint64) Result { return fine(t.th.Close(int(a[0]))) },
+	Close:       (*modelTask).closeFD,
 	Dup:         func(t *modelTask, a [6]uint64) Result { return number(t.th.Dup(int(a[0]))) },
 	Fcntl: func(t *modelTask, a [6]uint64) Result {
 		return number(t.th.Fcntl(int(a[0]), int(a[1]), int(a[2])))
 	},
 	ProcessVMRead: (*modelTask).processVMRead,
+}
+
+func (t *modelTask) closeFD(a [6]uint64) Result {
+	t.proc.mu.Lock()
+	delete(t.proc.pagemap, a[0])
+	delete(t.proc.pipes, a[0])
+	t.proc.mu.Unlock()
+	return fine(t.th.Close(int(a[0])))
+}
+
+func (t *modelTask) ioctl(a [6]uint64) Result {
+	t.proc.mu.Lock()
+	pagemap := t.proc.pagemap[a[0]]
+	t.proc.mu.Unlock()
+	if pagemap && a[1] == PagemapScan {
+		return t.scan(mem.Addr(a[2]))
+	}
+	return number(t.th.Ioctl(int(a[0]), uint32(a[1]), mem.Addr(a[2])))
+}
+
+// openPagemap takes a number for what the model does without a descriptor.
+func (t *modelTask) openPagemap([6]uint64) Result {
+	fd, errno := t.th.MemfdCreate("pagemap", 0)
+	t.proc.mu.Lock()
+	defer t.proc.mu.Unlock()
+	if errno == 0 {
+		t.proc.pagemap[uint64(fd)] = true
+	}
+	return number(fd, errno)
+}
+
+// scan makes a PAGEMAP_SCAN of struct pm_scan_arg at a.
+func (t *modelTask) scan(a mem.Addr) Result {
+	const words = 12
+	b := make([]byte, 8*words)
+	t.proc.Peek(a, b)
+	var w [words]uint64
+	for i := range w {
+		w[i] = le64(b[8*i:])
+	}
+	regions, end, errno := t.th.PagemapScan(t.proc.p, vkernel.PagemapScan{
+		Flags: int(w[1]), Range: mem.Range{Start: mem.Addr(w[2]), End: mem.Addr(w[3])},
+		Regions: int(w[6]), MaxPages: w[7], Inverted: vkernel.PageCategory(w[8]),
+		Mask: vkernel.PageCategory(w[9]), AnyOf: vkernel.PageCategory(w[10]), Return: vkernel.PageCategory(w[11]),
+	})
+	if errno != 0 {
+		return fine(errno)
+	}
+	binary.LittleEndian.PutUint64(b[32:], uint64(end))
+	t.proc.Poke(a, b)
+	var out []byte
+	for _, r := range regions {
+		for _, v := range []uint64{uint64(r.Range.Start), uint64(r.Range.End), uint64(r.Categories)} {
+			out = binary.LittleEndian.AppendUint64(out, v)
+		}
+	}
+	if len(out) > 0 {
+		t.proc.Poke(mem.Addr(w[5]), out)
+	}
+	return Result{Value: uint64(len(regions))}
 }
 
 func (t *modelTask) read(a [6]uint64) Result {

@@ -3,6 +3,7 @@
 package vkernel
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -163,32 +164,43 @@ func (p *Process) NewThread() *Thread {
 func (p *Process) install(f *file, cloexec bool) (int, syscall.Errno) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.dead.Load() {
+	fd := p.freeLocked()
+	if fd < 0 || p.dead.Load() {
 		return -1, EMFILE
 	}
-	for i := range p.files {
-		if p.files[i].file == nil {
-			p.files[i] = fdEntry{f, cloexec}
-			return i, 0
-		}
+	if fd == len(p.files) {
+		p.files = append(p.files, fdEntry{})
 	}
-	if len(p.files) >= p.options.MaxFiles {
-		return -1, EMFILE
-	}
-	p.files = append(p.files, fdEntry{f, cloexec})
-	return len(p.files) - 1, 0
+	p.files[fd] = fdEntry{f, cloexec}
+	return fd, 0
 }
 
 // full reports whether install would fail.
 func (p *Process) full() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := range p.files {
-		if p.files[i].file == nil {
-			return false
-		}
+	return p.freeLocked() < 0
+}
+
+// freeLocked returns the lowest free number, -1 if that is too great. p.mu is
+// held.
+func (p *Process) freeLocked() int {
+	fd := slices.IndexFunc(p.files, func(e fdEntry) bool { return e.file == nil })
+	if fd < 0 {
+		fd = len(p.files)
 	}
-	return len(p.files) >= p.options.MaxFiles
+	if fd >= p.options.MaxFiles {
+		return -1
+	}
+	return fd
+}
+
+// SetMaxFiles bounds the descriptor table anew. Descriptors that are open
+// stay so.
+func (p *Process) SetMaxFiles(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.options.MaxFiles = n
 }
 
 // file returns the open file of fd with a reference, nil if there is none.

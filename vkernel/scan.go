@@ -110,7 +110,10 @@ func (s *scan) page(v *vma, a, end mem.Addr, c PageCategory) {
 	protect := s.Flags&ScanWPMatching != 0
 	sl := s.as.pt.slot(a, protect)
 	if sl == nil {
-		s.match(a, end, c|PageWritten)
+		if !v.hugetlb() {
+			c |= PageWritten
+		}
+		s.match(a, end, c)
 		return
 	}
 	sl.mu.Lock()
@@ -121,7 +124,9 @@ func (s *scan) page(v *vma, a, end mem.Addr, c PageCategory) {
 	} else {
 		e = sl.get(index(a))
 	}
-	if e&pteWP == 0 {
+	// A huge page that is not there does not count as written, as any other
+	// does.
+	if e&pteWP == 0 && (e != 0 || !v.hugetlb()) {
 		c |= PageWritten
 	}
 	switch bits := s.as.k.pagemap(e, v.hugetlb()); {
