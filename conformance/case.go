@@ -233,4 +233,4 @@ func (c *C) close() {
 
 // budget is how long anything that must happen may take. Only what is about
 // to fail waits so long.
-const budget = 1 * time.Second
+const budget = 5 * time.Second
