@@ -250,7 +250,16 @@ func (as *space) unmapLocked(r mem.Range, told *news) syscall.Errno {
 	if first.start < r.Start && first.end > r.End && as.vmas.count >= as.k.maxMaps {
 		return ENOMEM
 	}
-	if (r.Start > first.start && r.Start&first.pageMask() != 0) || (r.End < last.end && r.End&last.pageMask() != 0) {
+	if r.Start > first.start && r.Start&first.pageMask() != 0 {
+		return EINVAL
+	}
+	if r.End < last.end && r.End&last.pageMask() != 0 {
+		// The start has been cut off by the time that the end cannot be.
+		if r.Start > first.start {
+			if _, errno := as.split(first, r.Start); errno != 0 {
+				return errno
+			}
+		}
 		return EINVAL
 	}
 	told.unmap(as, r)
