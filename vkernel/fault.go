@@ -155,7 +155,7 @@ func (f *faulting) anonymous() need {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := index(f.addr)
-	e := s.get(i)
+	e := f.stale(s, i)
 	if e.present() {
 		return f.present(s, i, e)
 	}
@@ -175,6 +175,17 @@ func (f *faulting) anonymous() need {
 	}
 	s.set(i, f.entry(f.as.k.mem.allocZero(), wp|pteWrite))
 	return need{}
+}
+
+// stale returns entry i of s, of which it first takes a protection that the
+// registration no longer has and that marks no page.
+func (f *faulting) stale(s *slot, i int) pte {
+	e := s.get(i)
+	if e.marker() && e&pteWP != 0 && !f.v.is(vmWP) {
+		e &^= pteWP
+		s.set(i, e)
+	}
+	return e
 }
 
 // entry makes the entry of a page that the fault has brought in.
@@ -243,7 +254,7 @@ func (f *faulting) object() need {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := index(f.addr)
-	e := s.get(i)
+	e := f.stale(s, i)
 	if e.present() {
 		return f.present(s, i, e)
 	}

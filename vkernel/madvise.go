@@ -118,8 +118,8 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 		if v.start > at {
 			missing, at = true, v.start
 		}
-		part := mem.Range{Start: at, End: min(v.end, r.End)}
-		part, errno := discardable(v, part, advice)
+		end := min(v.end, r.End)
+		part, errno := discardable(v, mem.Range{Start: at, End: end}, advice)
 		u := v.uffd
 		as.mu.RUnlock()
 		if errno != 0 {
@@ -138,14 +138,13 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 				return errno
 			}
 			if now.Empty() {
-				missing = true
-				continue
+				return ENOMEM // what comes after it is not looked at
 			}
 			// What the first VMA there does not have is another's turn.
 			part, at = now, now.End
 		}
 		if part.Empty() {
-			at = (at + 1).Up()
+			at = end // less than a huge page
 			continue
 		}
 		if advice == MadvRemove {

@@ -41,12 +41,7 @@ func Trace(b conformance.Backend, s Script) (trace []string, err error) {
 
 // perform does one operation and lets the threads come to rest after it.
 func (m *machine) perform(o Op) {
-	waiting := 0
-	for _, a := range m.everybody() {
-		if a.last == conformance.InFault {
-			waiting++
-		}
-	}
+	waiting := m.waiting()
 	handlers[o.Kind](m, o)
 	switch o.Kind {
 	case "wake", "protect", "unregister", "copy", "zeropage", "continue", "poison", "move", "close":

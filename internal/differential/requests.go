@@ -144,6 +144,9 @@ func closeFD(m *machine, o Op) {
 	if fd == none {
 		return
 	}
+	if m.waiting() > 1 {
+		return // they would race for ordinary pages
+	}
 	for _, a := range m.actors {
 		// A child that is to be has it too, and nobody could end the fork.
 		// Who sleeps for an event would race with those who fault.
@@ -153,6 +156,16 @@ func closeFD(m *machine, o Op) {
 	}
 	m.say("  %s: %v", name, m.call(conformance.Close, fd).Errno)
 	m.fds[slices.Index(m.fds, fd)] = none
+}
+
+// waiting counts the threads that sleep in a fault.
+func (m *machine) waiting() (n int) {
+	for _, a := range m.everybody() {
+		if a.last == conformance.InFault {
+			n++
+		}
+	}
+	return n
 }
 
 func api(m *machine, o Op) {
@@ -178,6 +191,9 @@ func register(m *machine, o Op) {
 }
 
 func unregister(m *machine, o Op) {
+	if m.waiting() > 1 {
+		return // see closeFD
+	}
 	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
 	start, n := rng(r, o.Arg[5])
 	m.ioctl(o.Arg[0], uapi.UFFDIO_UNREGISTER, start, n)
