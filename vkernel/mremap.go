@@ -88,7 +88,7 @@ func (m *remapping) locked() (mem.Addr, syscall.Errno) {
 	if m.old.Empty() && (!v.shared() && v.flags&vmMayShare == 0) {
 		return 0, EINVAL
 	}
-	if dontunmap && v.flags&vmDontExpand != 0 {
+	if dontunmap && m.old.End <= v.end && v.flags&vmDontExpand != 0 {
 		return 0, EINVAL
 	}
 	if !fixed && !dontunmap && m.old.Len() >= m.newLen {

@@ -209,7 +209,7 @@ func (as *space) zapObject(v *vma, r mem.Range, copies bool) {
 			if e.present() {
 				m.huge.put(e.frame())
 			}
-			return 0 // copies and markers too
+			return e & pteWP // copies and poison go too
 		})
 		return
 	}
