@@ -186,6 +186,9 @@ func (as *space) zapAdvised(v *vma, r mem.Range) {
 	as.pt.update(r, func(_ mem.Addr, e pte) pte {
 		if e.present() {
 			m.put(e.frame())
+			if !v.is(vmWP) {
+				return 0
+			}
 		}
 		return e & pteWP
 	})

@@ -217,6 +217,9 @@ func (as *space) zapObject(v *vma, r mem.Range, copies bool) {
 		// The page of zeros is nobody's copy.
 		if e.present() && (copies || e.frame() == 0 || m.has(e.frame(), frameCached)) {
 			m.put(e.frame())
+			if !v.is(vmWP) {
+				return 0
+			}
 			return e & pteWP
 		}
 		return e
