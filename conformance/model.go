@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -275,31 +273,6 @@ func (p *modelProcess) Peek(a mem.Addr, b []byte) {
 
 func (p *modelProcess) Maps(r mem.Range) ([]VMA, error) {
 	return parseSmaps(p.p.Smaps(), r)
-}
-
-// parseSmaps reads lines of mappings, each followed by one of VmFlags.
-func parseSmaps(text string, r mem.Range) (out []VMA, err error) {
-	keep := false
-	for line := range strings.Lines(text) {
-		if flags, ok := strings.CutPrefix(line, "VmFlags:"); ok {
-			if keep {
-				out[len(out)-1].Flags = strings.TrimSpace(flags)
-			}
-			continue
-		}
-		addrs, rest, _ := strings.Cut(line, " ")
-		from, to, _ := strings.Cut(addrs, "-")
-		start, err1 := strconv.ParseUint(from, 16, 64)
-		end, err2 := strconv.ParseUint(to, 16, 64)
-		if err1 != nil || err2 != nil || len(rest) < 4 {
-			return nil, errors.New("smaps line " + strconv.Quote(line) + " is not of the form of a mapping")
-		}
-		v := VMA{Range: mem.Range{Start: mem.Addr(start), End: mem.Addr(end)}, Perms: rest[:4]}
-		if keep = v.Overlaps(r); keep {
-			out = append(out, v)
-		}
-	}
-	return out, nil
 }
 
 func (p *modelProcess) Fdinfo(fd int) (string, error) { return p.p.Fdinfo(fd), nil }

@@ -80,7 +80,7 @@ func (m *remapping) locked() (mem.Addr, syscall.Errno) {
 	if v.hugetlb() {
 		m.old.End = (m.old.End + v.pageMask()) &^ v.pageMask()
 		m.newLen = (m.newLen + uint64(v.pageMask())) &^ uint64(v.pageMask())
-		if m.old.End <= v.end && ((m.old.Start|m.to)&v.pageMask() != 0 || m.newLen > m.old.Len()) {
+		if m.newLen > m.old.Len() || m.old.End <= v.end && (m.old.Start|m.to)&v.pageMask() != 0 {
 			return 0, EINVAL
 		}
 	}
