@@ -114,7 +114,7 @@ var readCases = []Case{
 		u.Fill(r.Range, 'a').Is(OK, int64(r.Page()))
 		t.Value('a')
 		// The reader has the file: closing the number does not end its wait.
-		read = reader.Begin(Read, u.fd, a, 64).Asleep()
+		reader.Begin(Read, u.fd, a, 64).Asleep()
 		p.Do(Close, u.fd)
 		Is(c, "reader after close", reader.t.State(), Asleep)
 	}},
