@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +20,11 @@ import (
 const (
 	header   = "// SPDX-License-Identifier: Apache-2.0\n"
 	maxLines = 500 // of a file that is no test
+)
+
+var (
+	syscallUse = regexp.MustCompile(`\bsyscall\.([A-Za-z0-9_]+)`)
+	errnoName  = regexp.MustCompile(`^(Errno|E[A-Z0-9]+)$`)
 )
 
 // fileBreaches walks a module and returns a sentence for every file that
@@ -61,6 +67,13 @@ func checkFile(name string, src []byte) (out []string) {
 	test := strings.HasSuffix(name, "_test.go")
 	if n := bytes.Count(src, []byte("\n")); n > maxLines && !test {
 		say("%d lines, more than %d: split it by concept", n, maxLines)
+	}
+	if withinAny(path.Dir(name), errnoOnly) && !test {
+		for _, use := range syscallUse.FindAllSubmatch(src, -1) {
+			if !errnoName.Match(use[1]) {
+				say("uses %s: only errnos of that package may be", use[0])
+			}
+		}
 	}
 	f, err := parser.ParseFile(token.NewFileSet(), name, src, parser.ImportsOnly)
 	if err != nil {
@@ -114,6 +127,8 @@ func TestFileBreaches(t *testing.T) {
 		"nested/go.mod":           "module x\n",
 		"nested/ignored.go":       "package x\n",
 		".git/ignored.go":         "package x\n",
+		"vkernel/errno.go":        header + "package x\nimport \"syscall\"\nvar _ syscall.Errno = syscall.E2BIG\n",
+		"vkernel/call.go":         header + "package x\nimport \"syscall\"\nvar _ = syscall.Exit\n",
 		"internal/cli/unsafe2.go": header + "package x\nimport u \"unsafe\"\nvar _ u.Pointer\n",
 	} {
 		root[name] = &fstest.MapFile{Data: []byte(text)}
@@ -125,7 +140,7 @@ func TestFileBreaches(t *testing.T) {
 	want := map[string]string{
 		"noheader.go": "first line", "late.go": "first line", "long.go": "lines, more than",
 		"cgo.go": "imports C", "unsafe.go": "imports unsafe", "internal/cli/unsafe2.go": "imports unsafe",
-		"broken.go": "expected",
+		"broken.go": "expected", "vkernel/call.go": "only errnos",
 	}
 	for _, s := range out {
 		name, why, _ := strings.Cut(s, ": ")

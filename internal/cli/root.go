@@ -105,6 +105,7 @@ func newRoot() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true // ours is stricter
 	root.AddCommand(
 		newCompletion(),
+		newConformance(),
 		newDoctor(),
 		newRun(),
 		newVersion(),

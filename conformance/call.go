@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conformance
+
+// Call is something that a thread does: an access of user mode or a system
+// call. Arguments, flags and structs are those of Linux on 64-bit machines;
+// where a call is not quite the system call, its comment says so.
+type Call uint8
+
+// Accesses. The first argument is the address.
+const (
+	Load8 Call = iota
+	Load64
+	Store8  // the value
+	Store64 // the value
+	CAS64   // old, new; the result is the value found
+	CopyMem // to, from, length, byte by byte
+
+	// System calls.
+	Mmap
+	Munmap
+	Mprotect
+	Mremap
+	Madvise
+	Mlock
+	Munlock
+	Mincore
+	MemfdCreate // the flags; the name does not matter
+	Ftruncate
+	Fallocate
+	Userfaultfd
+	OpenDevice  // open(2) of /dev/userfaultfd with the flags
+	OpenPagemap // open(2) of /proc/self/pagemap for reading
+	OpenSelfMem // open(2) of /proc/self/mem for reading
+	OpenFile    // a regular file of one page, shared by nobody, for reading and writing
+	Reopen      // the file behind a descriptor once more, with other flags
+	Ioctl
+	Read
+	Pread
+	Readv
+	Preadv2 // fd, iov, count, offset, flags; -1 is the current position
+	Write
+	Lseek
+	Poll   // struct pollfd, their number, timeout in milliseconds
+	Select // sets as in select(2), timeout zero
+	EpollCreate
+	EpollCtl
+	EpollWait // fd, struct epoll_event, their number, timeout in milliseconds
+	Close
+	Dup
+	Fcntl
+	Pipe // where the two descriptors go
+	SetNofile
+	ProcessVMRead // pid, to, from, length
+	numCalls
+)
+
+var callNames = [numCalls]string{
+	"load8", "load64", "store8", "store64", "cas64", "copymem",
+	"mmap", "munmap", "mprotect", "mremap", "madvise", "mlock", "munlock", "mincore",
+	"memfd_create", "ftruncate", "fallocate", "userfaultfd", "open(/dev/userfaultfd)",
+	"open(pagemap)", "open(/proc/self/mem)", "open(file)", "reopen", "ioctl", "read", "pread", "readv",
+	"preadv2", "write", "lseek", "poll", "select", "epoll_create", "epoll_ctl", "epoll_wait",
+	"close", "dup", "fcntl", "pipe", "setrlimit(NOFILE)", "process_vm_readv",
+}
+
+// String returns the name of the call.
+func (c Call) String() string { return callNames[c] }
+
+// Access reports whether c is an access and no system call.
+func (c Call) Access() bool { return c <= CopyMem }
+
+// Constants of Linux that arguments are made of.
+const (
+	ProtNone  = 0
+	ProtRead  = 1
+	ProtWrite = 2
+
+	MapShared         = 0x01
+	MapPrivate        = 0x02
+	MapFixed          = 0x10
+	MapAnonymous      = 0x20
+	MapGrowsDown      = 0x100
+	MapFixedNoReplace = 0x100000
+	MapDroppable      = 0x8
+
+	MremapMayMove   = 1
+	MremapFixed     = 2
+	MremapDontUnmap = 4
+
+	MadvDontneed       = 4
+	MadvFree           = 8
+	MadvRemove         = 9
+	MadvHugepage       = 14
+	MadvNohugepage     = 15
+	MadvPopulateRead   = 22
+	MadvPopulateWrite  = 23
+	MadvDontneedLocked = 24
+	MadvCollapse       = 25
+
+	MfdHugetlb = 0x4 | 21<<26 // of 2 MiB
+
+	FallocKeepSize  = 1
+	FallocPunchHole = 2
+
+	ORdonly   = 0
+	OWronly   = 1
+	ORdwr     = 2
+	ONonblock = 0x800
+	OCloexec  = 0x80000
+
+	FGetfd = 1
+	FGetfl = 3
+	FSetfl = 4
+
+	RwfNowait = 8
+
+	PollIn  = 1
+	PollErr = 8
+	PollHup = 16
+
+	EpollCtlAdd = 1
+	EpollET     = 1 << 31
+
+	PagemapScan      = 0xc0606610
+	ScanWPMatching   = 1
+	ScanCheckWPAsync = 2
+	PageIsWPAllowed  = 1 << 0
+	PageIsWritten    = 1 << 1
+	PagemapPresent   = 1 << 63
+	PagemapWP        = 1 << 57
+
+	FionRead = 0x541b
+)

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package differential
+
+import (
+	"github.com/faultline-go/faultline/conformance"
+	"github.com/faultline-go/faultline/mem"
+)
+
+// handlers perform the operations. One that makes no sense now does nothing,
+// on both sides alike, since it goes by what both have agreed on.
+var handlers map[string]func(*machine, Op)
+
+func init() {
+	handlers = map[string]func(*machine, Op){
+		"load": func(m *machine, o Op) { m.touch(o, conformance.Load8) },
+		"store": func(m *machine, o Op) {
+			m.touch(o, conformance.Store8)
+		},
+		"cas":      func(m *machine, o Op) { m.touch(o, conformance.CAS64) },
+		"write":    write,
+		"populate": populate,
+		"mmap":     mmap, "munmap": munmap, "mprotect": mprotect, "mremap": mremap, "madvise": madvise, "mlock": mlock,
+		"alias": alias, "punch": punch,
+		"fork": fork, "child": child, "signal": signal,
+		"open": open, "close": closeFD, "api": api, "request": request,
+		"register": register, "unregister": unregister, "wake": wake,
+		"copy": copyPages, "zeropage": zeropage, "continue": continuePages, "poison": poison, "move": move, "protect": protect,
+		"read": read, "poll": poll,
+	}
+}
+
+// pick returns a member of list. The first has half of the chances.
+func pick[T any](list []T, arg uint16) T {
+	if arg < 32 {
+		return list[0]
+	}
+	return list[int(arg)%len(list)]
+}
+
+// even returns a member of list, all with the same chances.
+func even[T any](list []T, arg uint16) T { return list[int(arg)%len(list)] }
+
+// pages returns n pages from page p of region r, as three numbers choose.
+func (m *machine) pages(r, p, n uint16) (*region, mem.Range) {
+	reg := &m.regions[int(r)%regions]
+	first := int(p) % reg.pages
+	count := 1
+	if n%4 != 0 {
+		count = 1 + int(n)%(reg.pages-first)
+	}
+	size := reg.kind.PageSize()
+	return reg, mem.MakeRange(reg.all.Start+mem.Addr(uint64(first)*size), uint64(count)*size)
+}
+
+// free returns an idle thread, or nil.
+func (m *machine) free(arg uint16) *actor {
+	a := m.actors[int(arg)%len(m.actors)]
+	if a.last != conformance.Idle {
+		return nil
+	}
+	return a
+}
+
+// begin starts a call of a thread.
+func (m *machine) begin(a *actor, c conformance.Call, args ...any) {
+	var v [6]uint64
+	for i, x := range args {
+		v[i] = number(x)
+	}
+	a.user = c.Access()
+	a.last = conformance.Running // so that its end is told
+	a.task.Start(c, v)
+}
+
+// own is where in a page a thread reads and writes, so that the order in
+// which threads are woken does not matter.
+func own(arg uint16) mem.Addr { return mem.Addr(8 * (arg % 4)) }
+
+func (m *machine) touch(o Op, c conformance.Call) {
+	a := m.free(o.Arg[0])
+	if a == nil {
+		return
+	}
+	_, r := m.pages(o.Arg[1], o.Arg[2], 0)
+	m.begin(a, c, r.Start+own(o.Arg[0]%workers), 'a'+int(o.Arg[3]%16), int(o.Arg[4]))
+}
+
+func write(m *machine, o Op) {
+	if a := m.free(o.Arg[0]); a != nil {
+		_, r := m.pages(o.Arg[1], o.Arg[2], 0)
+		m.begin(a, conformance.Write, a.pipe, r.Start+own(o.Arg[0]%workers), 1)
+	}
+}
+
+func populate(m *machine, o Op) {
+	if a := m.free(o.Arg[0]); a != nil {
+		_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+		advice := even([]int{conformance.MadvPopulateRead, conformance.MadvPopulateWrite}, o.Arg[4])
+		m.begin(a, conformance.Madvise, r.Start, r.Len(), advice)
+	}
+}
+
+func mmap(m *machine, o Op) {
+	a := m.free(o.Arg[0])
+	if a == nil {
+		return
+	}
+	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	prot := pick([]int{3, 1, 0}, o.Arg[4])
+	m.begin(a, conformance.Mmap, r.Start, r.Len(), prot, reg.flags(), reg.file, uint64(r.Start-reg.all.Start))
+}
+
+func munmap(m *machine, o Op) {
+	if a := m.free(o.Arg[0]); a != nil {
+		_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+		m.begin(a, conformance.Munmap, r.Start, r.Len())
+	}
+}
+
+func mprotect(m *machine, o Op) {
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	res := m.call(conformance.Mprotect, r.Start, r.Len(), even([]int{3, 1, 0}, o.Arg[4]))
+	m.say("  %v", res)
+}
+
+func mlock(m *machine, o Op) {
+	// Only unlocking and locking what need not be brought in: the control
+	// thread must not block.
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	if o.Arg[4]%2 == 0 {
+		if a := m.free(o.Arg[0]); a != nil {
+			m.begin(a, conformance.Mlock, r.Start, r.Len())
+		}
+		return
+	}
+	m.say("  %v", m.call(conformance.Munlock, r.Start, r.Len()))
+}
+
+func mremap(m *machine, o Op) {
+	a := m.free(o.Arg[0])
+	if a == nil {
+		return
+	}
+	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	flags := even([]int{
+		conformance.MremapMayMove | conformance.MremapFixed,
+		conformance.MremapMayMove | conformance.MremapFixed | conformance.MremapDontUnmap,
+		0,
+	}, o.Arg[4])
+	if flags == 0 { // in place: shrink, or grow into what was unmapped
+		n := uint64(1+o.Arg[6]%4) * reg.kind.PageSize()
+		m.begin(a, conformance.Mremap, r.Start, r.Len(), n, 0, 0)
+		return
+	}
+	_, to := m.pages(o.Arg[5], o.Arg[6], 0)
+	m.begin(a, conformance.Mremap, r.Start, r.Len(), r.Len(), flags, to.Start)
+}
+
+func madvise(m *machine, o Op) {
+	if a := m.free(o.Arg[0]); a != nil {
+		_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+		m.begin(a, conformance.Madvise, r.Start, r.Len(), even([]int{
+			conformance.MadvDontneed, conformance.MadvRemove, conformance.MadvDontneed, conformance.MadvDontneedLocked,
+		}, o.Arg[4]))
+	}
+}
+
+// alias writes or reads a page by way of another mapping of its file.
+func alias(m *machine, o Op) {
+	reg, r := m.pages(o.Arg[1], o.Arg[2], 0)
+	if reg.file == none {
+		return
+	}
+	a := reg.alias.Start + (r.Start - reg.all.Start) + 64
+	if o.Arg[3]%2 == 0 {
+		m.say("  %v", m.call(conformance.Store8, a, 'A'+int(o.Arg[4]%16)))
+		return
+	}
+	m.say("  %v", m.call(conformance.Load8, a))
+}
+
+func punch(m *machine, o Op) {
+	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	if reg.file == none {
+		return
+	}
+	m.say("  %v", m.call(conformance.Fallocate, reg.file, conformance.FallocPunchHole|conformance.FallocKeepSize,
+		uint64(r.Start-reg.all.Start), r.Len()))
+}
+
+func fork(m *machine, o Op) {
+	a := m.free(o.Arg[0])
+	if a == nil || m.forks == maxForks {
+		return
+	}
+	m.forks++
+	child, err := m.p.BeginFork(a.task)
+	m.must(err)
+	a.child, a.user, a.last = child, false, conformance.Running
+}
+
+// child touches memory in a child.
+func child(m *machine, o Op) {
+	if len(m.kids) == 0 {
+		return
+	}
+	a := m.kids[int(o.Arg[0])%len(m.kids)]
+	if a.last != conformance.Idle {
+		return
+	}
+	_, r := m.pages(o.Arg[1], o.Arg[2], 0)
+	m.begin(a, even([]conformance.Call{conformance.Load8, conformance.Store8}, o.Arg[3]), r.Start+own(3), 'k')
+}
+
+// signal interrupts a thread that waits in a fault of user mode.
+func signal(m *machine, o Op) {
+	a := m.actors[int(o.Arg[0])%len(m.actors)]
+	if a.last != conformance.InFault || !a.user {
+		return
+	}
+	before := a.task.Handled()
+	m.must(a.task.Signal(conformance.SIGUSR1))
+	m.until("the handler", func() bool { return a.task.Handled() == before+1 })
+	a.last = conformance.Running
+}

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package differential
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/faultline-go/faultline/conformance"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+// until waits for what a thread is about to do.
+func (m *machine) until(what string, f func() bool) {
+	for deadline := time.Now().Add(budget); !f(); time.Sleep(50 * time.Microsecond) {
+		if time.Now().After(deadline) {
+			m.fail("%s does not come", what)
+		}
+	}
+}
+
+// fd returns the descriptor that a number chooses, and its name.
+func (m *machine) fd(arg uint16) (uint64, string) {
+	var open []int
+	for i, fd := range m.fds {
+		if fd != none {
+			open = append(open, i)
+		}
+	}
+	if len(open) == 0 {
+		return none, ""
+	}
+	i := open[int(arg)%len(open)]
+	return m.fds[i], fmt.Sprint("fd", i)
+}
+
+const sentinel = 0x5a5a_5a5a
+
+// ioctl makes a request with a struct of words.
+func (m *machine) ioctl(arg uint16, request uint64, words ...uint64) {
+	fd, name := m.fd(arg)
+	if fd == none {
+		return
+	}
+	var b []byte
+	for _, w := range words {
+		b = binary.LittleEndian.AppendUint64(b, w)
+	}
+	m.p.Poke(m.scratch, b)
+	r := m.call(conformance.Ioctl, fd, request, m.scratch)
+	m.p.Peek(m.scratch, b)
+	last := binary.LittleEndian.Uint64(b[len(b)-8:])
+	m.say("  %s: %v, result %d", name, r.Errno, int64(last))
+}
+
+// rng makes start and length of pages, as a number chooses borderline or bad.
+func rng(r mem.Range, arg uint16) (start, n uint64) {
+	start, n = uint64(r.Start), r.Len()
+	switch arg {
+	case 40:
+		start++
+	case 41:
+		n++
+	case 42:
+		n = 0
+	case 43:
+		start = 1 << 63
+	case 44:
+		n = 1 << 63
+	case 45:
+		start, n = ^uint64(mem.PageSize)+1, 2*mem.PageSize
+	case 46:
+		n += mem.PageSize
+	case 47:
+		start, n = start+mem.PageSize, mem.PageSize
+	case 48:
+		start = 0
+	case 49:
+		n = 1 << 20
+	}
+	return start, n
+}
+
+// mode returns one of the good modes, or now and then a bad one.
+func mode(arg uint16, good ...uint64) uint64 {
+	if arg >= 60 {
+		return []uint64{0, 8, 1 << 63, 3}[arg-60]
+	}
+	return good[int(arg)%len(good)]
+}
+
+var features = []uapi.Features{
+	0,
+	uapi.UFFD_FEATURE_WP_UNPOPULATED,
+	uapi.UFFD_FEATURE_EVENT_FORK | uapi.UFFD_FEATURE_EVENT_REMAP | uapi.UFFD_FEATURE_EVENT_REMOVE | uapi.UFFD_FEATURE_EVENT_UNMAP,
+	uapi.UFFD_FEATURE_EVENT_REMAP | uapi.UFFD_FEATURE_WP_UNPOPULATED,
+	uapi.UFFD_FEATURE_EVENT_UNMAP | uapi.UFFD_FEATURE_THREAD_ID,
+	uapi.UFFD_FEATURE_EVENT_REMOVE | uapi.UFFD_FEATURE_EXACT_ADDRESS,
+	uapi.UFFD_FEATURE_SIGBUS,
+	uapi.UFFD_FEATURE_WP_ASYNC,
+	uapi.UFFD_FEATURE_EVENT_FORK,
+}
+
+func open(m *machine, o Op) {
+	count := 0
+	for _, fd := range m.fds {
+		if fd != none {
+			count++
+		}
+	}
+	if count == maxFDs {
+		return
+	}
+	flags := pick([]int{conformance.ONonblock, conformance.ONonblock | uapi.UFFD_USER_MODE_ONLY,
+		conformance.ONonblock | 2}, o.Arg[0])
+	r := m.call(conformance.Userfaultfd, flags)
+	if r.Errno != 0 {
+		m.say("  %v", r.Errno)
+		return
+	}
+	m.fds = append(m.fds, r.Value)
+	// Not by way of m.fd: it is the newest.
+	var b []byte
+	for _, w := range []uint64{uapi.UFFD_API, uint64(even(features, o.Arg[1])), sentinel} {
+		b = binary.LittleEndian.AppendUint64(b, w)
+	}
+	if o.Arg[2] == 60 {
+		m.say("  without a handshake")
+		return
+	}
+	m.p.Poke(m.scratch, b)
+	res := m.call(conformance.Ioctl, r.Value, uint64(uapi.UFFDIO_API), m.scratch)
+	m.p.Peek(m.scratch, b)
+	m.say("  %v %x", res.Errno, b)
+}
+
+func closeFD(m *machine, o Op) {
+	fd, name := m.fd(o.Arg[0])
+	if fd == none {
+		return
+	}
+	if m.waiting() > 1 {
+		return // they would race for ordinary pages
+	}
+	for _, a := range m.actors {
+		// A child that is to be has it too, and nobody could end the fork.
+		// Who sleeps for an event would race with those who fault.
+		if a.child != nil || a.last == conformance.InEvent {
+			return
+		}
+	}
+	m.say("  %s: %v", name, m.call(conformance.Close, fd).Errno)
+	m.fds[slices.Index(m.fds, fd)] = none
+}
+
+// waiting counts the threads that sleep in a fault.
+func (m *machine) waiting() (n int) {
+	for _, a := range m.everybody() {
+		if a.last == conformance.InFault {
+			n++
+		}
+	}
+	return n
+}
+
+func api(m *machine, o Op) {
+	m.ioctl(o.Arg[0], uapi.UFFDIO_API, pick([]uint64{uapi.UFFD_API, 0xab}, o.Arg[1]), uint64(even(features, o.Arg[2])), sentinel)
+}
+
+// request makes one with a bad number or a bad struct.
+func request(m *machine, o Op) {
+	fd, name := m.fd(o.Arg[0])
+	if fd == none {
+		return
+	}
+	number := even([]uint64{uapi.UFFDIO_REGISTER, uapi.UFFDIO_UNREGISTER, uapi.UFFDIO_WAKE, uapi.UFFDIO_COPY,
+		uapi.UFFDIO_ZEROPAGE, uapi.UFFDIO_MOVE, uapi.UFFDIO_WRITEPROTECT, uapi.UFFDIO_CONTINUE, uapi.UFFDIO_POISON,
+		uapi.UFFDIO_API, 0xaa09, conformance.FionRead}, o.Arg[1])
+	m.say("  %s: %v", name, m.call(conformance.Ioctl, fd, number, 8).Errno)
+}
+
+func register(m *machine, o Op) {
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3]|1)
+	start, n := rng(r, o.Arg[5])
+	m.ioctl(o.Arg[0], uapi.UFFDIO_REGISTER, start, n, mode(o.Arg[4], 1, 3, 1, 2, 3, 5, 4, 7), sentinel)
+}
+
+func unregister(m *machine, o Op) {
+	if m.waiting() > 1 {
+		return // see closeFD
+	}
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	start, n := rng(r, o.Arg[5])
+	m.ioctl(o.Arg[0], uapi.UFFDIO_UNREGISTER, start, n)
+}
+
+func wake(m *machine, o Op) {
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	start, n := rng(r, o.Arg[5])
+	m.ioctl(o.Arg[0], uapi.UFFDIO_WAKE, start, n)
+}
+
+func copyPages(m *machine, o Op) {
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	start, n := rng(r, o.Arg[5])
+	src := uint64(m.fill(int(o.Arg[6]) % fillKinds))
+	switch o.Arg[7] {
+	case 60:
+		src = 0x1000
+	case 61:
+		src = 1 << 63
+	case 62:
+		src += 5
+	}
+	m.ioctl(o.Arg[0], uapi.UFFDIO_COPY, start, min(n, smallest(n, r)), src, mode(o.Arg[4], 0, 0, 1, 2), sentinel)
+}
+
+// smallest keeps a length from reaching past what may be copied from.
+func smallest(n uint64, r mem.Range) uint64 {
+	if n > 1<<32 {
+		return n // refused
+	}
+	return max(r.Len(), mem.PageSize) + n%mem.PageSize
+}
+
+func zeropage(m *machine, o Op) {
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	start, n := rng(r, o.Arg[5])
+	m.ioctl(o.Arg[0], uapi.UFFDIO_ZEROPAGE, start, n, mode(o.Arg[4], 0, 0, 1), sentinel)
+}
+
+func continuePages(m *machine, o Op) {
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	start, n := rng(r, o.Arg[5])
+	m.ioctl(o.Arg[0], uapi.UFFDIO_CONTINUE, start, n, mode(o.Arg[4], 0, 0, 1, 2), sentinel)
+}
+
+func poison(m *machine, o Op) {
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	start, n := rng(r, o.Arg[5])
+	m.ioctl(o.Arg[0], uapi.UFFDIO_POISON, start, n, mode(o.Arg[4], 0, 0, 1), sentinel)
+}
+
+func move(m *machine, o Op) {
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	_, src := m.pages(o.Arg[6], o.Arg[7], 0)
+	start, n := rng(r, o.Arg[5])
+	m.ioctl(o.Arg[0], uapi.UFFDIO_MOVE, start, uint64(src.Start), n, mode(o.Arg[4], 0, 2, 1), sentinel)
+}
+
+func protect(m *machine, o Op) {
+	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	start, n := rng(r, o.Arg[5])
+	m.ioctl(o.Arg[0], uapi.UFFDIO_WRITEPROTECT, start, n, mode(o.Arg[4], 1, 0, 1, 2))
+}
+
+func poll(m *machine, o Op) {
+	fd, name := m.fd(o.Arg[0])
+	if fd == none {
+		return
+	}
+	m.p.Poke(m.scratch, binary.LittleEndian.AppendUint64(nil, fd|conformance.PollIn<<32))
+	m.do(conformance.Poll, m.scratch, 1, 0)
+	var b [8]byte
+	m.p.Peek(m.scratch, b[:])
+	text, err := m.p.Fdinfo(int(fd))
+	m.must(err)
+	_, text, _ = strings.Cut(text, "pending:")
+	m.say("  %s: %#x, pending%s", name, binary.LittleEndian.Uint64(b[:])>>48, strings.ReplaceAll(text, "\n", " "))
+}
+
+// read reads messages. When their order is anybody's it reads all there are
+// of every descriptor.
+func read(m *machine, o Op) {
+	if m.muddled {
+		m.muddled = false
+		for i := range m.fds {
+			if m.fds[i] != none {
+				m.drain(i)
+			}
+		}
+		return
+	}
+	fd, name := m.fd(o.Arg[0])
+	if fd == none {
+		return
+	}
+	size := pick([]int{32, 64, 320, 63, 31, 0, 95}, o.Arg[1])
+	buf := m.scratch
+	if o.Arg[2] == 63 {
+		buf = 8
+	}
+	msgs, errno := m.messages(fd, buf, size)
+	m.say("  %s: %v %s", name, errno, strings.Join(msgs, ", "))
+}
+
+// drain reads all messages of a descriptor and sorts them.
+func (m *machine) drain(i int) {
+	var all []string
+	for {
+		msgs, errno := m.messages(m.fds[i], m.scratch, 32*uapi.MsgSize)
+		if errno != conformance.OK {
+			sort.Strings(all)
+			m.say("  fd%d: %s, %v", i, strings.Join(all, ", "), errno)
+			return
+		}
+		all = append(all, msgs...)
+		m.settleQuietly()
+	}
+}
+
+// settleQuietly lets threads whose events were read go on to the next, which
+// is part of what is being drained.
+func (m *machine) settleQuietly() {
+	for calm := 0; calm < 2; {
+		calm++
+		for _, a := range m.everybody() {
+			if a.task.State() == conformance.Running {
+				calm = 0
+				a.task.Wait(100 * time.Microsecond)
+			}
+		}
+	}
+}
+
+func (m *machine) messages(fd uint64, buf mem.Addr, size int) ([]string, conformance.Errno) {
+	r := m.call(conformance.Read, fd, buf, size)
+	if r.Errno != 0 {
+		return nil, r.Errno
+	}
+	b := make([]byte, r.Value)
+	m.p.Peek(buf, b)
+	var out []string
+	for ; len(b) > 0; b = b[uapi.MsgSize:] {
+		msg, err := uapi.ParseMsg(b[:uapi.MsgSize])
+		m.must(err)
+		out = append(out, m.message(msg))
+	}
+	return out, 0
+}
+
+// message prints one, with numbers of the machine replaced by names.
+func (m *machine) message(msg uapi.Msg) string {
+	switch msg.Event {
+	case uapi.UFFD_EVENT_FORK:
+		m.fds = append(m.fds, uint64(msg.ForkFD()))
+		return fmt.Sprintf("FORK fd%d %x %x", len(m.fds)-1, msg.Word[1:], msg.Reserved)
+	case uapi.UFFD_EVENT_PAGEFAULT:
+		if tid := int(uint32(msg.Word[2])); tid != 0 {
+			name := "nobody"
+			for _, a := range m.everybody() {
+				if a.task.TID() == tid {
+					name = a.name
+				}
+			}
+			return fmt.Sprintf("PAGEFAULT %x of %s", msg.Word[:2], name)
+		}
+	}
+	return fmt.Sprintf("%v %x %x", msg.Event, msg.Word, msg.Reserved)
+}

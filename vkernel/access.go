@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vkernel
+
+import (
+	"context"
+	"encoding/binary"
+	"sync"
+	"syscall"
+
+	"github.com/faultline-go/faultline/mem"
+)
+
+// operation is what an access does with the bytes of one page.
+type operation struct {
+	write    bool
+	swap     bool // compare and swap of the 8 bytes of buf with old and new
+	swapped  bool
+	old, new uint64
+}
+
+// apply does op on the bytes of a page.
+func (op *operation) apply(page, buf []byte) {
+	switch {
+	case op.swap:
+		now := binary.LittleEndian.Uint64(page)
+		binary.LittleEndian.PutUint64(buf, now)
+		if op.swapped = now == op.old; op.swapped {
+			binary.LittleEndian.PutUint64(page, op.new)
+		}
+	case op.write:
+		copy(page, buf)
+	default:
+		copy(buf, page)
+	}
+}
+
+// touch does op at a if the page table allows that without a fault, and
+// reports whether it did. The bytes of buf lie in one page.
+func (as *space) touch(a mem.Addr, buf []byte, op *operation) bool {
+	s := as.pt.slot(a, false)
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	huge := s.huge != 0
+	e := s.huge
+	if !huge {
+		if s.pages == nil {
+			return false
+		}
+		e = s.pages[index(a)]
+	}
+	if op.write && !e.writable() || !e.readable() {
+		return false
+	}
+	var page []byte
+	var mu *sync.Mutex
+	if huge {
+		h := as.k.mem.huge.page(e.frame())
+		page, mu = h.data[a&(HugePageSize-1):], &h.mu
+	} else {
+		p, lock := as.k.mem.page(e.frame())
+		page, mu = p[a&(mem.PageSize-1):], lock
+	}
+	mu.Lock()
+	op.apply(page[:len(buf)], buf)
+	mu.Unlock()
+	return true
+}
+
+// access does op on buf at a, faulting as often as it takes. It returns the
+// number of bytes before the one that could not be had, and why.
+func (th *Thread) access(a mem.Addr, buf []byte, op *operation, at *attempt) (int, verdict) {
+	done := 0
+	for done < len(buf) {
+		n := min(len(buf)-done, mem.PageSize-int(a&(mem.PageSize-1)))
+		part := buf[done : done+n]
+		at.tries = 0
+		for !at.as.touch(a, part, op) {
+			if v := at.as.fault(th, a, at); v != retry {
+				return done, v
+			}
+			if at.userMode() {
+				th.handle()
+			}
+		}
+		done += n
+		a += mem.Addr(n)
+	}
+	return done, retry
+}
+
+// user does an access in user mode and turns its failure into an error.
+func (th *Thread) user(ctx context.Context, a mem.Addr, buf []byte, op *operation) error {
+	th.enter()
+	defer th.leave()
+	at := &th.at
+	*at = attempt{as: th.p.as.Load(), write: op.write, mode: userMode}
+	if ctx.Done() != nil {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		at.ctx = ctx
+		defer context.AfterFunc(ctx, th.poke)()
+	}
+	n, v := th.access(a, buf, op, at)
+	if at.bad == 0 {
+		at.bad = a + mem.Addr(n)
+	}
+	switch v {
+	case retry:
+		return nil
+	case segvMap:
+		return &Signal{SIGSEGV, SegvMapErr, at.bad}
+	case segvAcc:
+		return &Signal{SIGSEGV, SegvAccErr, at.bad}
+	case cancelled:
+		return ctx.Err()
+	case killed:
+		return ErrKilled
+	}
+	return &Signal{SIGBUS, BusAdrErr, at.bad}
+}
+
+// Load reads memory as the program does. It blocks while a page is missing,
+// until that is there, ctx ends or the process dies. Its error is a *Signal
+// for what a program could not survive, ErrKilled, or that of ctx; bytes of
+// pages before that may have been read.
+func (th *Thread) Load(ctx context.Context, addr mem.Addr, dst []byte) error {
+	return th.user(ctx, addr, dst, &operation{})
+}
+
+// Store writes memory as the program does. See [Thread.Load].
+func (th *Thread) Store(ctx context.Context, addr mem.Addr, src []byte) error {
+	return th.user(ctx, addr, src, &operation{write: true})
+}
+
+// CompareAndSwap replaces the 8 bytes at addr, little-endian, by new if they
+// are old, in one step for all threads. A failed comparison needs write
+// access too. An addr that is not a multiple of 8 is a SIGBUS. See
+// [Thread.Load].
+func (th *Thread) CompareAndSwap(ctx context.Context, addr mem.Addr, old, new uint64) (bool, error) {
+	if addr%8 != 0 {
+		return false, &Signal{SIGBUS, BusAdrErr, addr}
+	}
+	op := operation{write: true, swap: true, old: old, new: new}
+	var now [8]byte
+	err := th.user(ctx, addr, now[:], &op)
+	return err == nil && op.swapped, err
+}
+
+// CopyIn reads the thread's memory as a system call does, such as a write(2)
+// to a file: a fault on the way is one of kernel mode. It returns how many
+// bytes it got; EFAULT says that the next cannot be had.
+func (th *Thread) CopyIn(a mem.Addr, dst []byte) (n int, errno syscall.Errno) {
+	th.enter()
+	defer th.leave()
+	return th.copyIn(a, dst)
+}
+
+// CopyOut writes the thread's memory like that, as a read(2) does.
+func (th *Thread) CopyOut(a mem.Addr, src []byte) (n int, errno syscall.Errno) {
+	th.enter()
+	defer th.leave()
+	return th.copyOut(a, src)
+}
+
+// copyIn reads the caller's memory in a system call. n counts the bytes
+// before the failure.
+func (th *Thread) copyIn(a mem.Addr, dst []byte) (n int, errno syscall.Errno) {
+	return th.kernelAccess(th.p.as.Load(), a, dst, false, kernelMode)
+}
+
+// copyOut writes the caller's memory in a system call.
+func (th *Thread) copyOut(a mem.Addr, src []byte) (n int, errno syscall.Errno) {
+	return th.kernelAccess(th.p.as.Load(), a, src, true, kernelMode)
+}
+
+func (th *Thread) kernelAccess(as *space, a mem.Addr, buf []byte, write bool, mode accessMode) (int, syscall.Errno) {
+	if len(buf) == 0 {
+		return 0, 0
+	}
+	if end := a + mem.Addr(len(buf)); end < a || end > taskSize {
+		return 0, EFAULT
+	}
+	th.at = attempt{as: as, write: write, mode: mode}
+	n, v := th.access(a, buf, &operation{write: write}, &th.at)
+	switch v {
+	case retry:
+		return n, 0
+	case killed:
+		return n, EINTR
+	case noMemory:
+		return n, ENOMEM
+	}
+	return n, EFAULT
+}
+
+// peek reads without faulting, and reports whether all was there.
+func (as *space) peek(a mem.Addr, dst []byte) bool {
+	op := operation{}
+	for done := 0; done < len(dst); {
+		n := min(len(dst)-done, mem.PageSize-int(a&(mem.PageSize-1)))
+		if !as.touch(a, dst[done:done+n], &op) {
+			return false
+		}
+		done += n
+		a += mem.Addr(n)
+	}
+	return true
+}
+
+// ProcessVMRead reads another process's memory. It faults there like a
+// thread of its own in a system call, and may so return a short count.
+func (th *Thread) ProcessVMRead(p *Process, addr mem.Addr, dst []byte) (int, syscall.Errno) {
+	return th.remote(p, addr, dst, false, pinMode)
+}
+
+// ProcessVMWrite writes another process's memory. See [Thread.ProcessVMRead].
+func (th *Thread) ProcessVMWrite(p *Process, addr mem.Addr, src []byte) (int, syscall.Errno) {
+	return th.remote(p, addr, src, true, pinMode)
+}
+
+// PtracePeek reads another process's memory as PTRACE_PEEKDATA and
+// /proc/PID/mem do: without regard to its protection, and never waiting. A
+// page that would have to be waited for is EIO, and nobody hears of it.
+func (th *Thread) PtracePeek(p *Process, addr mem.Addr, dst []byte) (int, syscall.Errno) {
+	n, errno := th.remote(p, addr, dst, false, ptraceMode)
+	if errno == EFAULT {
+		errno = EIO
+	}
+	return n, errno
+}
+
+func (th *Thread) remote(p *Process, addr mem.Addr, buf []byte, write bool, mode accessMode) (int, syscall.Errno) {
+	th.enter()
+	defer th.leave()
+	if p.Dead() {
+		return 0, ESRCH
+	}
+	n, errno := th.kernelAccess(p.as.Load(), addr, buf, write, mode)
+	if n > 0 && mode == pinMode {
+		errno = 0
+	}
+	return n, errno
+}

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vkernel
+
+import (
+	"context"
+
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+// accessMode says on whose behalf memory is touched, which decides what may
+// interrupt a wait and whether there can be one.
+type accessMode uint8
+
+const (
+	userMode   accessMode = iota // an instruction of the program
+	kernelMode                   // a system call's argument
+	pinMode                      // a page that a call looks up for later: process_vm_readv, mlock, madvise
+	ptraceMode                   // a lookup that must not wait, nor heed protection
+)
+
+// attempt is an access on its way through faults.
+type attempt struct {
+	as    *space
+	write bool
+	mode  accessMode
+	tries int             // of the same page
+	ctx   context.Context // nil if it cannot end
+	bad   mem.Addr        // what a signal is to name, if not the access
+}
+
+func (at *attempt) userMode() bool { return at.mode == userMode }
+
+// verdict is what a fault came to.
+type verdict uint8
+
+const (
+	retry     verdict = iota // the access may succeed now
+	segvMap                  // no memory there
+	segvAcc                  // memory there, but not for this
+	bus                      // no page can be had
+	noMemory                 // no page can be had, for want of memory
+	killed                   // the process is dead
+	cancelled                // the context has ended
+)
+
+// fault makes the page at a accessible, or finds out why it cannot be.
+func (as *space) fault(th *Thread, a mem.Addr, at *attempt) verdict {
+	as.k.reach(PhaseFault, th, a)
+	if th.killed() {
+		return killed
+	}
+	if at.ctx != nil && at.ctx.Err() != nil {
+		return cancelled
+	}
+	as.mu.RLock()
+	v := as.vmas.find(a)
+	if v == nil || v.start > a {
+		as.mu.RUnlock()
+		if v == nil || v.flags&vmGrowsDown == 0 || !as.expand(a) {
+			return segvMap
+		}
+		return retry
+	}
+	if !at.permitted(v) {
+		as.mu.RUnlock()
+		return segvAcc
+	}
+	f := &th.path
+	*f = faulting{as: as, v: v, th: th, addr: a, at: at}
+	var todo need
+	switch {
+	case v.hugetlb():
+		todo = f.hugetlb()
+	case v.anon():
+		todo = f.anonymous()
+	default:
+		todo = f.object()
+	}
+	if todo.wait {
+		return f.userfault(todo.flags)
+	}
+	as.mu.RUnlock()
+	at.tries = 0
+	return todo.verdict
+}
+
+func (at *attempt) permitted(v *vma) bool {
+	if at.mode == ptraceMode {
+		return true
+	}
+	if at.write {
+		return v.is(vmWrite)
+	}
+	return v.is(vmAccess)
+}
+
+// expand grows memory that grows down to hold a.
+func (as *space) expand(a mem.Addr) bool {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	v := as.vmas.find(a)
+	if v == nil || v.flags&vmGrowsDown == 0 {
+		return false
+	}
+	if v.start <= a {
+		return true
+	}
+	start := a.Down()
+	if prev := as.vmas.prev(v.start); prev != nil && prev.is(vmAccess) && start < prev.end+stackGap && prev.flags&vmGrowsDown == 0 {
+		return false
+	}
+	v.off -= uint64(v.start - start)
+	as.vmas.resize(v, mem.Range{Start: start, End: v.end})
+	return true
+}
+
+// faulting is one fault under the read lock of its address space.
+type faulting struct {
+	as   *space
+	v    *vma
+	th   *Thread
+	addr mem.Addr
+	at   *attempt
+}
+
+// need is what a look at the page table has found: a verdict, or that the
+// descriptor must be asked.
+type need struct {
+	wait    bool
+	flags   uapi.FaultFlags
+	verdict verdict
+}
+
+func ask(flags uapi.FaultFlags) need { return need{wait: true, flags: flags} }
+
+// missing and minor return the flags of such a fault.
+func (f *faulting) missing() need {
+	if f.at.write {
+		return ask(uapi.UFFD_PAGEFAULT_FLAG_WRITE)
+	}
+	return ask(0)
+}
+
+func (f *faulting) minor() need {
+	n := f.missing()
+	n.flags |= uapi.UFFD_PAGEFAULT_FLAG_MINOR
+	return n
+}
+
+// anonymous handles a fault of memory without an object.
+func (f *faulting) anonymous() need {
+	s := f.as.pt.slot(f.addr, true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := index(f.addr)
+	e := f.stale(s, i)
+	if e.present() {
+		return f.present(s, i, e)
+	}
+	if e&ptePoison != 0 {
+		return need{verdict: bus}
+	}
+	if f.at.write {
+		f.adopt() // before anybody is asked for the page
+	}
+	if f.v.is(vmMissing) {
+		return f.missing()
+	}
+	wp := e & pteWP
+	if !f.at.write {
+		s.set(i, f.entry(0, wp))
+		return need{}
+	}
+	s.set(i, f.entry(f.as.k.mem.allocZero(), wp|pteWrite))
+	return need{}
+}
+
+// stale returns entry i of s, of which it first takes a protection that the
+// registration no longer has and that marks no page.
+func (f *faulting) stale(s *slot, i int) pte {
+	e := s.get(i)
+	if e.marker() && e&pteWP != 0 && !f.v.is(vmWP) {
+		e &^= pteWP
+		s.set(i, e)
+	}
+	return e
+}
+
+// entry makes the entry of a page that the fault has brought in.
+func (f *faulting) entry(fr frame, flags pte) pte {
+	if !f.v.is(vmWrite) {
+		flags &^= pteWrite
+	}
+	if !f.v.is(vmAccess) {
+		flags |= pteNoAccess // only ptrace faults here
+	}
+	return makePTE(fr, flags)
+}
+
+// present handles a fault on a page that is there: most often a write to one
+// that is protected, by a descriptor or because it is shared.
+func (f *faulting) present(s *slot, i int, e pte) need {
+	if e&pteNoAccess != 0 {
+		if f.at.mode != ptraceMode {
+			e &^= pteNoAccess
+			s.set(i, e)
+		} else {
+			return need{verdict: bus}
+		}
+	}
+	if !f.at.write || e.writable() {
+		return need{}
+	}
+	if e&pteWP != 0 {
+		if !f.lift() {
+			return ask(uapi.UFFD_PAGEFAULT_FLAG_WRITE | uapi.UFFD_PAGEFAULT_FLAG_WP)
+		}
+		e &^= pteWP
+	}
+	m := &f.as.k.mem
+	fr := e.frame()
+	switch {
+	case f.v.shared():
+	case m.has(fr, frameExclusive):
+	case fr != 0 && !m.has(fr, frameCached) && m.count(fr) == 1:
+		m.set(fr, frameExclusive)
+	default:
+		f.adopt()
+		own := m.duplicate(fr)
+		m.put(fr)
+		fr = own
+	}
+	s.set(i, makePTE(fr, e&(1<<pteShift-1)|pteWrite))
+	return need{}
+}
+
+// lift reports whether a write may take off the protection of a page by
+// itself: always where the descriptor asked for that.
+func (f *faulting) lift() bool {
+	return f.v.uffd == nil || !f.v.is(vmWP) || f.v.uffd.has(uapi.UFFD_FEATURE_WP_ASYNC)
+}
+
+// object handles a fault of memory that maps one of small pages.
+func (f *faulting) object() need {
+	v, o := f.v, f.v.obj
+	s := f.as.pt.slot(f.addr, true)
+	// The object comes before the slot in the order of locks: a page leaves
+	// the object first and the page tables then, so that none that has left
+	// is mapped again.
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := index(f.addr)
+	e := f.stale(s, i)
+	if e.present() {
+		return f.present(s, i, e)
+	}
+	if e&ptePoison != 0 {
+		return need{verdict: bus}
+	}
+	if !f.at.write && !v.is(vmWP) && !v.is(vmMinor) {
+		f.around(s, i)
+	}
+	n := v.offset(f.addr.Down()) >> mem.PageShift
+	if n >= (o.size+mem.PageSize-1)>>mem.PageShift {
+		return need{verdict: bus}
+	}
+	m := &f.as.k.mem
+	if f.at.write && !v.shared() {
+		f.adopt() // before anybody is asked for the page
+	}
+	fr, cached := o.lookupLocked(n)
+	switch {
+	case cached && v.is(vmMinor):
+		return f.minor()
+	case !cached && v.is(vmMissing):
+		return f.missing()
+	case !cached:
+		fr = m.allocZero()
+		o.storeLocked(n, fr)
+	}
+	wp := e & pteWP
+	if v.shared() {
+		m.get(fr)
+		s.set(i, f.entry(fr, wp|pteWrite))
+		return need{}
+	}
+	if f.at.write {
+		s.set(i, f.entry(m.duplicate(fr), wp|pteWrite))
+		return need{}
+	}
+	m.get(fr)
+	s.set(i, f.entry(fr, wp))
+	return need{}
+}
+
+// around maps the pages near slot entry i that the object has already, as a
+// kernel does when one of them is read. It locks nothing that object has not.
+func (f *faulting) around(s *slot, i int) {
+	const pages = 16
+	v, o, m := f.v, f.v.obj, &f.as.k.mem
+	table := f.addr.Down() - mem.Addr(i)<<mem.PageShift // what entry 0 maps
+	from := max(i&^(pages-1), 0)
+	if table+mem.Addr(from)<<mem.PageShift < v.start {
+		from = int((v.start - table) >> mem.PageShift)
+	}
+	for k := from; k < min(from+pages, slotPages) && table+mem.Addr(k)<<mem.PageShift < v.end; k++ {
+		if s.get(k) != 0 {
+			continue
+		}
+		a := table + mem.Addr(k)<<mem.PageShift
+		n := v.offset(a) >> mem.PageShift
+		if n >= (o.size+mem.PageSize-1)>>mem.PageShift {
+			return
+		}
+		if fr, cached := o.lookupLocked(n); cached {
+			m.get(fr)
+			flags := pte(0)
+			if v.shared() {
+				flags = pteWrite
+			}
+			s.set(k, f.entry(fr, flags))
+		}
+	}
+}
+
+// adopt notes that the VMA has pages of its own from now on. The slot's lock
+// does not exclude a fault elsewhere in the VMA.
+func (f *faulting) adopt() { f.as.adopt(f.v) }

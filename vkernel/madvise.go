@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vkernel
+
+import (
+	"syscall"
+
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+// Madvise advises on a range. Advice that drops pages is told to who watches
+// them, one VMA at a time and before the pages go. A hole is ENOMEM after all
+// else is done.
+func (th *Thread) Madvise(addr mem.Addr, length uint64, advice int) syscall.Errno {
+	th.enter()
+	defer th.leave()
+	const mask = mem.PageSize - 1
+	n := (length + mask) &^ mask
+	if !knownAdvice(advice) || addr&mask != 0 || length != 0 && n == 0 || uint64(addr)+n < uint64(addr) {
+		return EINVAL
+	}
+	if n == 0 {
+		return 0
+	}
+	r := mem.MakeRange(addr, n)
+	switch advice {
+	case MadvPopulateRead, MadvPopulateWrite:
+		return th.populateAdvice(r, advice == MadvPopulateWrite)
+	case MadvDontNeed, MadvDontNeedLocked, MadvFree, MadvRemove:
+		return th.discard(r, advice)
+	}
+	as := th.p.as.Load()
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	missing := false
+	for at := r.Start; at < r.End; {
+		v := as.vmas.find(at)
+		if v == nil || v.start >= r.End {
+			missing = true
+			break
+		}
+		if v.start > at {
+			missing, at = true, v.start
+		}
+		part := mem.Range{Start: at, End: min(r.End, v.end)}
+		flags, errno := adviseFlags(v, advice)
+		if errno == 0 {
+			_, errno = as.change(v, part, flags, v.uffd)
+		}
+		if errno != 0 {
+			return errno
+		}
+		at = part.End
+	}
+	if missing {
+		return ENOMEM
+	}
+	return 0
+}
+
+func knownAdvice(advice int) bool {
+	switch advice {
+	case MadvNormal, MadvRandom, MadvSequential, MadvWillNeed, MadvDontNeed, MadvFree, MadvRemove,
+		MadvDontFork, MadvDoFork, MadvHugepage, MadvNoHugepage, MadvWipeOnFork, MadvKeepOnFork,
+		MadvPopulateRead, MadvPopulateWrite, MadvDontNeedLocked:
+		return true
+	}
+	return false
+}
+
+// adviseFlags returns the flags of v after advice that only they remember.
+func adviseFlags(v *vma, advice int) (vmaFlags, syscall.Errno) {
+	f := v.flags
+	switch advice {
+	case MadvNormal:
+		f &^= vmSeq | vmRand
+	case MadvRandom:
+		f = f&^vmSeq | vmRand
+	case MadvSequential:
+		f = f&^vmRand | vmSeq
+	case MadvDontFork:
+		f |= vmDontCopy
+	case MadvDoFork:
+		f &^= vmDontCopy
+	case MadvWipeOnFork:
+		if v.obj != nil || v.shared() {
+			return f, EINVAL
+		}
+		f |= vmWipeOnFork
+	case MadvKeepOnFork:
+		f &^= vmWipeOnFork
+	case MadvHugepage, MadvNoHugepage:
+		if v.hugetlb() {
+			return f, EINVAL
+		}
+		if f &^= vmHugepage | vmNoHugepage; advice == MadvHugepage {
+			f |= vmHugepage
+		} else {
+			f |= vmNoHugepage
+		}
+	}
+	return f, 0
+}
+
+// discard drops pages, VMA by VMA.
+func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
+	as := th.p.as.Load()
+	missing := false
+	for at := r.Start; at < r.End; {
+		as.mu.RLock()
+		v := as.vmas.find(at)
+		if v == nil || v.start >= r.End {
+			missing = true
+			as.mu.RUnlock()
+			break
+		}
+		if v.start > at {
+			missing, at = true, v.start
+		}
+		end := min(v.end, r.End)
+		part, errno := discardable(v, mem.Range{Start: at, End: end}, advice)
+		u := v.uffd
+		as.mu.RUnlock()
+		if errno != 0 {
+			return errno
+		}
+		at = part.End
+		if u != nil && u.has(uapi.UFFD_FEATURE_EVENT_REMOVE) {
+			as.mu.Lock()
+			e := newEvent(u, uapi.Remove{Range: part}.Msg())
+			as.mu.Unlock()
+			e.deliver(th)
+			// The memory may be another by now: what is left of the range
+			// is looked up again.
+			now, errno := as.stillThere(part, advice)
+			if errno != 0 {
+				return errno
+			}
+			if now.Empty() {
+				return ENOMEM // what comes after it is not looked at
+			}
+			// What the first VMA there does not have is another's turn.
+			part, at = now, now.End
+		}
+		if part.Empty() {
+			at = end // less than a huge page
+			continue
+		}
+		if advice == MadvRemove {
+			th.punch(as, part)
+			continue
+		}
+		if advice != MadvFree {
+			as.mu.RLock()
+			as.vmas.all(part, func(v *vma) bool {
+				as.zapAdvised(v, part.Intersect(v.rng()))
+				return true
+			})
+			as.mu.RUnlock()
+		}
+	}
+	if missing {
+		return ENOMEM
+	}
+	return 0
+}
+
+// zapAdvised drops the pages and the poison of r. Where an object is behind v
+// the protection by a descriptor stays, in a marker: the page may come back.
+func (as *space) zapAdvised(v *vma, r mem.Range) {
+	if v.anon() {
+		as.zapAll(v, r)
+		return
+	}
+	m := &as.k.mem
+	if v.hugetlb() {
+		as.pt.updateHuge(r, func(_ mem.Addr, e pte) pte {
+			if e.present() {
+				m.huge.put(e.frame())
+			}
+			return e & pteWP
+		})
+		return
+	}
+	as.pt.update(r, func(_ mem.Addr, e pte) pte {
+		if e.present() {
+			m.put(e.frame())
+			if !v.is(vmWP) {
+				return 0
+			}
+		}
+		return e & pteWP
+	})
+}
+
+// stillThere returns what the VMA at the start of a range has of it, nothing if
+// that has been unmapped, and whether it can still be discarded.
+func (as *space) stillThere(part mem.Range, advice int) (now mem.Range, errno syscall.Errno) {
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	v := as.vmas.find(part.Start)
+	if v == nil || v.start > part.Start {
+		return now, 0
+	}
+	return discardable(v, part.Intersect(v.rng()), advice)
+}
+
+// discardable checks advice on part of v, and returns the part cut to whole
+// pages.
+func discardable(v *vma, part mem.Range, advice int) (mem.Range, syscall.Errno) {
+	switch advice {
+	case MadvRemove:
+		switch {
+		case v.is(vmLocked), v.obj == nil:
+			return part, EINVAL
+		case v.flags&(vmMayShare|vmMayWrite) != vmMayShare|vmMayWrite:
+			return part, EACCES
+		}
+	case MadvFree:
+		if !v.anon() || v.is(vmLocked) {
+			return part, EINVAL
+		}
+	default:
+		if advice == MadvDontNeed && v.is(vmLocked) {
+			return part, EINVAL
+		}
+		if v.hugetlb() {
+			if part.Start&v.pageMask() != 0 {
+				return part, EINVAL
+			}
+			part.End &^= v.pageMask()
+		}
+	}
+	return part, 0
+}
+
+// punch drops the pages of the object that part of the address space maps.
+func (th *Thread) punch(as *space, part mem.Range) {
+	as.mu.RLock()
+	v := as.vmas.find(part.Start)
+	if v == nil || v.start > part.Start || v.obj == nil {
+		as.mu.RUnlock()
+		return
+	}
+	o, off := v.obj, v.offset(part.Start)
+	o.get()
+	as.mu.RUnlock()
+	o.punch(off, part.Len())
+	o.put()
+}
+
+// populateAdvice is MADV_POPULATE_READ and MADV_POPULATE_WRITE.
+func (th *Thread) populateAdvice(r mem.Range, write bool) syscall.Errno {
+	as := th.p.as.Load()
+	for at := r.Start; at < r.End; {
+		as.mu.RLock()
+		v := as.vmas.find(at)
+		if v == nil || v.start > at {
+			as.mu.RUnlock()
+			return ENOMEM
+		}
+		end := min(v.end, r.End)
+		as.mu.RUnlock()
+		if errno := th.populate(mem.Range{Start: at, End: end}, write); errno != 0 {
+			return errno
+		}
+		at = end
+	}
+	return 0
+}

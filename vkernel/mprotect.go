@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vkernel
+
+import (
+	"syscall"
+
+	"github.com/faultline-go/faultline/mem"
+)
+
+// Mprotect changes the permissions of a range. It stops at a hole, with
+// ENOMEM and what lies before changed.
+func (th *Thread) Mprotect(addr mem.Addr, length uint64, prot int) syscall.Errno {
+	th.enter()
+	defer th.leave()
+	const mask = mem.PageSize - 1
+	n := (length + mask) &^ mask
+	if addr&mask != 0 || prot&^7 != 0 {
+		return EINVAL
+	}
+	if length == 0 {
+		return 0
+	}
+	if uint64(addr)+n <= uint64(addr) {
+		return ENOMEM
+	}
+	as := th.p.as.Load()
+	as.mu.Lock()
+	var locked []mem.Range // private locked memory that becomes writable
+	errno := as.alterAll(mem.MakeRange(addr, n), func(v *vma, part mem.Range) (vmaFlags, syscall.Errno) {
+		want := vmaFlags(prot)
+		if v.flags&(vmWrite|vmShared|vmLocked) == vmLocked && want&vmWrite != 0 {
+			locked = append(locked, part)
+		}
+		if v.flags/vmMayRead&want != want {
+			return 0, EACCES
+		}
+		flags := v.flags&^vmAccess | want
+		if !v.shared() && want&vmWrite != 0 && v.flags&(vmNoReserve|vmHugetlb) == 0 {
+			flags |= vmAccount
+		} else if want&vmWrite == 0 && v.anon() && v.line == nil {
+			flags &^= vmAccount // it has no page that would count
+		}
+		return flags, 0
+	}, as.applyAccess)
+	as.mu.Unlock()
+	for _, r := range locked {
+		th.populateNow(r)
+	}
+	return errno
+}
+
+// populateNow makes pages of the process's own in locked memory, as far as
+// that can be done without waiting for anybody. Nobody hears of a failure.
+func (th *Thread) populateNow(r mem.Range) {
+	as := th.p.as.Load()
+	at := attempt{as: as, write: true, mode: ptraceMode}
+	for a := r.Start; a < r.End; a += mem.PageSize {
+		for at.tries = 0; !as.accessible(a, true); {
+			if as.fault(th, a, &at) != retry {
+				return
+			}
+		}
+	}
+}
+
+// alterAll changes the flags of every VMA in r to what flags says, splitting
+// and merging, and calls after for each that has changed. Preconditions: as.mu
+// is held for writing.
+func (as *space) alterAll(r mem.Range, flags func(v *vma, part mem.Range) (vmaFlags, syscall.Errno), after func(v *vma, part mem.Range)) syscall.Errno {
+	for at := r.Start; at < r.End; {
+		v := as.vmas.find(at)
+		if v == nil || v.start > at {
+			return ENOMEM
+		}
+		part := r.Intersect(v.rng())
+		want, errno := flags(v, part)
+		if errno != 0 {
+			return errno
+		}
+		changed := want != v.flags
+		if v, errno = as.change(v, part, want, v.uffd); errno != 0 {
+			return errno
+		}
+		if changed && after != nil {
+			after(v, part)
+		}
+		at = part.End
+	}
+	return 0
+}
+
+// applyAccess gives present pages the permissions of their VMA. A page is made
+// writable by the fault that needs it.
+func (as *space) applyAccess(v *vma, part mem.Range) {
+	fit := func(_ mem.Addr, e pte) pte {
+		if !e.present() {
+			return e
+		}
+		if e &^= pteNoAccess; !v.is(vmAccess) {
+			e |= pteNoAccess
+		}
+		if !v.is(vmWrite) {
+			e &^= pteWrite
+		}
+		return e
+	}
+	if v.hugetlb() {
+		as.pt.updateHuge(part, fit)
+	} else {
+		as.pt.update(part, fit)
+	}
+}
+
+// Mlock locks a range, which brings its pages in. A page that cannot be had
+// is ENOMEM, and the range stays locked.
+func (th *Thread) Mlock(addr mem.Addr, length uint64) syscall.Errno {
+	th.enter()
+	defer th.leave()
+	r, errno := lockRange(addr, length)
+	if errno != 0 || r.Empty() {
+		return errno
+	}
+	if errno := th.setLocked(r, vmLocked); errno != 0 {
+		return errno
+	}
+	if errno := th.populateLocked(r); errno != 0 {
+		switch errno {
+		case EFAULT, EINVAL, EHWPOISON: // not to be had, or not with this protection
+			return ENOMEM
+		}
+		return errno
+	}
+	return 0
+}
+
+// Munlock takes the lock off.
+func (th *Thread) Munlock(addr mem.Addr, length uint64) syscall.Errno {
+	th.enter()
+	defer th.leave()
+	r, errno := lockRange(addr, length)
+	if errno != 0 || r.Empty() {
+		return errno
+	}
+	return th.setLocked(r, 0)
+}
+
+func lockRange(addr mem.Addr, length uint64) (mem.Range, syscall.Errno) {
+	r := mem.Range{Start: addr.Down(), End: (addr + mem.Addr(length)).Up()}
+	if r.End < r.Start {
+		return r, EINVAL
+	}
+	return r, 0
+}
+
+func (th *Thread) setLocked(r mem.Range, locked vmaFlags) syscall.Errno {
+	as := th.p.as.Load()
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	return as.alterAll(r, func(v *vma, _ mem.Range) (vmaFlags, syscall.Errno) {
+		if v.hugetlb() {
+			return v.flags, 0
+		}
+		return v.flags&^vmLocked | locked, 0
+	}, nil)
+}
+
+// populateLocked brings in the pages of a locked range, for writing where the
+// memory is private and can be written.
+func (th *Thread) populateLocked(r mem.Range) syscall.Errno {
+	as := th.p.as.Load()
+	for at := r.Start; at < r.End; {
+		as.mu.RLock()
+		v := as.vmas.find(at)
+		if v == nil || v.start >= r.End {
+			as.mu.RUnlock()
+			return 0 // somebody has unmapped it meanwhile
+		}
+		at = max(at, v.start)
+		end, write, access := min(v.end, r.End), v.is(vmWrite) && !v.shared(), v.is(vmAccess)
+		as.mu.RUnlock()
+		if !access {
+			return EFAULT
+		}
+		switch errno := th.populate(mem.Range{Start: at, End: end}, write); errno {
+		case 0:
+			at = end
+		case ENOMEM, EINVAL: // unmapped or protected meanwhile: look again
+		default:
+			return errno
+		}
+	}
+	return 0
+}
+
+// populate brings in the pages of r.
+func (th *Thread) populate(r mem.Range, write bool) syscall.Errno {
+	as := th.p.as.Load()
+	at := attempt{as: as, write: write, mode: pinMode}
+	for a := r.Start; a < r.End; a += mem.PageSize {
+		at.tries = 0
+		for !as.accessible(a, write) {
+			switch as.fault(th, a, &at) {
+			case retry:
+			case killed:
+				return EINTR
+			case segvMap:
+				return ENOMEM
+			case segvAcc:
+				return EINVAL
+			default:
+				if as.poisoned(a) {
+					return EHWPOISON
+				}
+				return EFAULT
+			}
+		}
+	}
+	return 0
+}
+
+// poisoned reports whether a poison marker is where a's page would be.
+func (as *space) poisoned(a mem.Addr) bool {
+	s := as.pt.slot(a, false)
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.huge&ptePoison != 0 || s.pages != nil && s.get(index(a))&ptePoison != 0
+}
+
+// accessible reports whether an access needs no fault.
+func (as *space) accessible(a mem.Addr, write bool) bool {
+	return as.touch(a, nil, &operation{write: write})
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vkernel
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/faultline-go/faultline/mem"
+)
+
+// pte is what a page table says of one page: a frame number and these bits.
+// Zero is a page of which nothing is known.
+type pte uint32
+
+const (
+	// ptePresent: the page has the frame of the entry. Without it the entry
+	// is empty, or a marker: pteWP, ptePoison.
+	ptePresent  pte = 1 << iota
+	pteWrite        // a store needs no fault
+	pteWP           // write-protected through a descriptor
+	ptePoison       // an access is a SIGBUS
+	pteNoAccess     // present in memory without any permission
+	pteShift    = 5 // and frames have the other 27 bits: 512 GiB
+)
+
+func (e pte) frame() frame  { return frame(e >> pteShift) }
+func (e pte) present() bool { return e&ptePresent != 0 }
+
+// marker reports whether e is a marker of any kind.
+func (e pte) marker() bool { return e != 0 && e&ptePresent == 0 }
+
+func makePTE(f frame, flags pte) pte { return pte(f)<<pteShift | ptePresent | flags }
+
+// readable and writable say what hardware would allow.
+func (e pte) readable() bool { return e&(ptePresent|pteNoAccess) == ptePresent }
+func (e pte) writable() bool {
+	return e&(ptePresent|pteNoAccess|pteWrite|pteWP) == ptePresent|pteWrite
+}
+
+const (
+	slotPages = 512 // pages of a slot, which covers 2 MiB
+	slotShift = mem.PageShift + 9
+	dirShift  = slotShift + 9 // a directory covers 1 GiB
+	topShift  = dirShift + 9  // and an upper directory 512 GiB
+)
+
+// slot is what is mapped in 2 MiB: 512 small pages, or one huge one.
+type slot struct {
+	mu    sync.Mutex
+	pages *[slotPages]pte // nil while none is mapped or marked; protected by mu
+	huge  pte             // protected by mu
+}
+
+type directory [512]slot
+
+type upper [512]atomic.Pointer[directory]
+
+// pageTable maps the pages of an address space. Tables appear as they are
+// needed. Accesses walk it without the lock of the address space, as
+// hardware does; they find nothing there that a slot's lock does not protect.
+type pageTable struct {
+	grow sync.Mutex // held to add a directory
+	top  [256]atomic.Pointer[upper]
+}
+
+// slot returns the slot of a, or nil if there is none and make is not set.
+func (t *pageTable) slot(a mem.Addr, create bool) *slot {
+	if a >= taskSize {
+		return nil
+	}
+	up := t.top[a>>topShift].Load()
+	if up != nil {
+		if dir := up[a>>dirShift&511].Load(); dir != nil {
+			return &dir[a>>slotShift&511]
+		}
+	}
+	if !create {
+		return nil
+	}
+	t.grow.Lock()
+	defer t.grow.Unlock()
+	if up = t.top[a>>topShift].Load(); up == nil {
+		up = new(upper)
+		t.top[a>>topShift].Store(up)
+	}
+	dir := up[a>>dirShift&511].Load()
+	if dir == nil {
+		dir = new(directory)
+		up[a>>dirShift&511].Store(dir)
+	}
+	return &dir[a>>slotShift&511]
+}
+
+// index returns the place of a in its slot.
+func index(a mem.Addr) int { return int(a >> mem.PageShift & (slotPages - 1)) }
+
+// each calls fn for every slot with a directory that r touches, in order, and
+// with the part of r in it. It passes over what is empty at no cost that
+// depends on its size, but for 512 GiB a step.
+func (t *pageTable) each(r mem.Range, fn func(s *slot, part mem.Range)) {
+	for a := r.Start; a < r.End; {
+		up := t.top[a>>topShift].Load()
+		if up == nil {
+			a = (a>>topShift + 1) << topShift
+			continue
+		}
+		dir := up[a>>dirShift&511].Load()
+		if dir == nil {
+			a = (a>>dirShift + 1) << dirShift
+			continue
+		}
+		next := (a>>slotShift + 1) << slotShift
+		fn(&dir[a>>slotShift&511], mem.Range{Start: a, End: min(next, r.End)})
+		a = next
+	}
+}
+
+// get returns the entry of a small page. Preconditions: s.mu is held.
+func (s *slot) get(i int) pte {
+	if s.pages == nil {
+		return 0
+	}
+	return s.pages[i]
+}
+
+// set changes the entry of a small page. Preconditions: s.mu is held.
+func (s *slot) set(i int, e pte) {
+	if s.pages == nil {
+		if e == 0 {
+			return
+		}
+		s.pages = new([slotPages]pte)
+	}
+	s.pages[i] = e
+}
+
+// update calls fn for every entry in r, empty ones only if all is set, and
+// stores what it returns. fn must account for the frames.
+func (t *pageTable) update(r mem.Range, fn func(a mem.Addr, e pte) pte) {
+	t.each(r, func(s *slot, part mem.Range) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.pages == nil {
+			return
+		}
+		for a := part.Start; a < part.End; a += mem.PageSize {
+			if e := s.pages[index(a)]; e != 0 {
+				s.pages[index(a)] = fn(a, e)
+			}
+		}
+	})
+}
+
+// updateHuge is update for huge pages.
+func (t *pageTable) updateHuge(r mem.Range, fn func(a mem.Addr, e pte) pte) {
+	t.each(r, func(s *slot, part mem.Range) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.huge != 0 {
+			s.huge = fn(part.Start, s.huge)
+		}
+	})
+}
+
+// zap drops every entry in r. A slot that r covers gives its table back.
+func (t *pageTable) zap(m *memory, r mem.Range, huge bool) {
+	if huge {
+		t.updateHuge(r, func(_ mem.Addr, e pte) pte {
+			if e.present() {
+				m.huge.put(e.frame())
+			}
+			return 0
+		})
+		return
+	}
+	t.each(r, func(s *slot, part mem.Range) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.pages == nil {
+			return
+		}
+		for i, n := index(part.Start), part.Pages(); n > 0; i, n = i+1, n-1 {
+			e := s.pages[i]
+			if e.present() {
+				m.put(e.frame())
+			}
+			s.pages[i] = 0
+		}
+		if part.Len() == 1<<slotShift {
+			s.pages = nil
+		}
+	})
+}
+
+// trim drops directories that r covers. Preconditions: the lock of the
+// address space is held for writing and r is zapped.
+func (t *pageTable) trim(r mem.Range) {
+	const size = 1 << dirShift
+	for a := (r.Start + size - 1) &^ (size - 1); a+size <= r.End; a += size {
+		up := t.top[a>>topShift].Load()
+		if up == nil {
+			a = (a>>topShift+1)<<topShift - size
+			continue
+		}
+		up[a>>dirShift&511].Store(nil)
+	}
+}

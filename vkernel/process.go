@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vkernel
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/faultline-go/faultline/mem"
+)
+
+// ProcessOptions says what a new process is like.
+type ProcessOptions struct {
+	// Privileged processes have CAP_SYS_PTRACE, and may open the device.
+	Privileged bool
+	// MaxFiles bounds the descriptor table; 1024 if zero.
+	MaxFiles int
+}
+
+// Process is an address space, a table of descriptors and threads.
+type Process struct {
+	k       *Kernel
+	pid     int
+	options ProcessOptions
+	as      atomic.Pointer[space] // replaced by exec only
+
+	dead atomic.Bool
+
+	mu      sync.Mutex
+	threads map[*Thread]struct{} // protected by mu
+	tid     int                  // last one given; protected by mu
+	files   []fdEntry            // by number; protected by mu
+	ignored map[int]bool         // signals; protected by mu
+}
+
+type fdEntry struct {
+	file    *file
+	cloexec bool
+}
+
+// space is an address space.
+type space struct {
+	k  *Kernel
+	id uint64
+
+	// mu is the mmap lock: faults and fills hold it for reading, whatever
+	// changes a VMA for writing. Nobody sleeps with it.
+	mu   sync.RWMutex
+	vmas vmaTree
+	dead bool // protected by mu
+
+	pt pageTable
+
+	// lineMu protects the line of every VMA against faults, which hold mu
+	// for reading.
+	lineMu sync.Mutex
+}
+
+func (k *Kernel) newSpace() *space { return &space{k: k, id: k.nextSpace.Add(1)} }
+
+// NewProcess makes a process with an empty address space and no descriptors.
+func (k *Kernel) NewProcess(o ProcessOptions) *Process {
+	if o.MaxFiles == 0 {
+		o.MaxFiles = 1024
+	}
+	return k.newProcess(o, k.newSpace())
+}
+
+func (k *Kernel) newProcess(o ProcessOptions, as *space) *Process {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.pid += 1000
+	p := &Process{k: k, pid: k.pid, tid: k.pid - 1, options: o, threads: make(map[*Thread]struct{}), ignored: make(map[int]bool)}
+	p.as.Store(as)
+	k.live[p] = struct{}{}
+	return p
+}
+
+// PID returns the number of the process, which is also that of its first
+// thread.
+func (p *Process) PID() int { return p.pid }
+
+// Kernel returns the machine of the process.
+func (p *Process) Kernel() *Kernel { return p.k }
+
+// Dead reports whether the process has exited or was killed.
+func (p *Process) Dead() bool { return p.dead.Load() }
+
+// SetPrivileged gives or takes away CAP_SYS_PTRACE. No call of the process
+// may be under way.
+func (p *Process) SetPrivileged(on bool) { p.options.Privileged = on }
+
+// Ignore makes the process ignore a signal, or handle it again.
+func (p *Process) Ignore(sig int, on bool) {
+	p.mu.Lock()
+	p.ignored[sig] = on
+	p.mu.Unlock()
+}
+
+// Exit ends the process: its threads stop, its descriptors close, its memory
+// goes. A thread of it that is blocked returns ErrKilled or EINTR.
+func (p *Process) Exit() { p.Kill() }
+
+// Kill is SIGKILL.
+func (p *Process) Kill() {
+	if p.dead.Swap(true) {
+		return
+	}
+	p.mu.Lock()
+	for th := range p.threads {
+		th.poke()
+	}
+	files := p.files
+	p.files = nil
+	p.mu.Unlock()
+	// Memory goes before descriptors, so that nobody meets a page that the
+	// closing descriptor no longer guards.
+	p.as.Load().destroy()
+	for _, e := range files {
+		if e.file != nil {
+			e.file.put()
+		}
+	}
+	p.k.mu.Lock()
+	delete(p.k.live, p)
+	p.k.mu.Unlock()
+}
+
+// destroy drops all memory. Calls through descriptors find the space dead.
+func (as *space) destroy() {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	as.dead = true
+	for v := as.vmas.find(0); v != nil; v = as.vmas.find(0) {
+		as.drop(v)
+	}
+	as.pt.trim(mem.Range{Start: 0, End: 1 << topShift << 8})
+}
+
+// drop unmaps all of v without a word to its descriptor.
+func (as *space) drop(v *vma) {
+	as.zapAll(v, v.rng())
+	as.unlink(v)
+}
+
+// zapAll drops the pages and markers of r, a part of v.
+func (as *space) zapAll(v *vma, r mem.Range) {
+	as.pt.zap(&as.k.mem, r, v.hugetlb())
+}
+
+// NewThread adds a thread to the process.
+func (p *Process) NewThread() *Thread {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tid++
+	th := &Thread{p: p, tid: p.tid, wake: make(chan struct{}, 1)}
+	p.threads[th] = struct{}{}
+	return th
+}
+
+// install puts f at the lowest free number.
+func (p *Process) install(f *file, cloexec bool) (int, syscall.Errno) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fd := p.freeLocked()
+	if fd < 0 || p.dead.Load() {
+		return -1, EMFILE
+	}
+	if fd == len(p.files) {
+		p.files = append(p.files, fdEntry{})
+	}
+	p.files[fd] = fdEntry{f, cloexec}
+	return fd, 0
+}
+
+// full reports whether install would fail.
+func (p *Process) full() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.freeLocked() < 0
+}
+
+// freeLocked returns the lowest free number, -1 if that is too great. p.mu is
+// held.
+func (p *Process) freeLocked() int {
+	fd := slices.IndexFunc(p.files, func(e fdEntry) bool { return e.file == nil })
+	if fd < 0 {
+		fd = len(p.files)
+	}
+	if fd >= p.options.MaxFiles {
+		return -1
+	}
+	return fd
+}
+
+// SetMaxFiles bounds the descriptor table anew. Descriptors that are open
+// stay so.
+func (p *Process) SetMaxFiles(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.options.MaxFiles = n
+}
+
+// file returns the open file of fd with a reference, nil if there is none.
+func (p *Process) file(fd int) *file {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if fd < 0 || fd >= len(p.files) || p.files[fd].file == nil {
+		return nil
+	}
+	f := p.files[fd].file
+	f.get()
+	return f
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vkernel
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// State says what a thread is doing.
+type State uint32
+
+// States of a thread.
+const (
+	Running State = iota // in user mode or between calls
+	InFault              // asleep on a page
+	InEvent              // asleep until somebody reads an event
+	InRead               // asleep until there is something to read
+	InPoll               // asleep in poll
+)
+
+// String returns the name of s.
+func (s State) String() string {
+	return [...]string{"running", "fault", "event", "read", "poll"}[s]
+}
+
+// Thread is a task: it makes one call or access at a time. Its methods named
+// after system calls return Linux's errno, zero for success.
+type Thread struct {
+	p   *Process
+	tid int
+
+	// wake has a token for a thread that is to look again at what it waits
+	// for. A stale token does no harm.
+	wake chan struct{}
+	// fault is the record by which the thread is queued while it sleeps on
+	// a page. A thread has one fault at a time.
+	fault waiter
+	// at and path are the access that the thread is making and the fault
+	// that it is in: here, so that neither needs an allocation.
+	at   attempt
+	path faulting
+	// state is a State, and tokenBit if the thread is to look again before it
+	// sleeps. Whoever wakes a sleeping thread sets it to Running before the
+	// waking call returns: a thread that is seen asleep has been woken by
+	// nobody.
+	state atomic.Uint32
+
+	// signals counts signals that were delivered and not handled yet.
+	// inside is set while the thread cannot handle one.
+	inside  atomic.Bool
+	signals atomic.Int32
+	handled atomic.Int32
+
+	watched atomic.Bool // somebody is in WaitState
+	mu      sync.Mutex
+	watch   chan struct{} // closed at the next change of state; protected by mu
+}
+
+// TID returns the number of the thread.
+func (th *Thread) TID() int { return th.tid }
+
+// Process returns the process of the thread.
+func (th *Thread) Process() *Process { return th.p }
+
+// State returns what the thread is doing now.
+func (th *Thread) State() State { return State(th.state.Load() &^ tokenBit) }
+
+// tokenBit is set in state by who would wake a thread that does not sleep.
+const tokenBit = 1 << 8
+
+// Handled returns how many signals the thread has handled.
+func (th *Thread) Handled() int { return int(th.handled.Load()) }
+
+// poke makes a thread that sleeps look again, or one that is about to sleep
+// look once more.
+func (th *Thread) poke() {
+	for {
+		old := th.state.Load()
+		if State(old&^tokenBit) == Running {
+			if th.state.CompareAndSwap(old, old|tokenBit) {
+				return
+			}
+		} else if th.state.CompareAndSwap(old, uint32(Running)) {
+			th.wake <- struct{}{} // only the one who has set it Running sends
+			return
+		}
+	}
+}
+
+// sleep waits in state s for a poke, unless there was one since the last.
+func (th *Thread) sleep(s State) {
+	if th.fallAsleep(s) {
+		<-th.wake
+	}
+}
+
+// fallAsleep reports whether the thread is in state s now and has to receive
+// from wake.
+func (th *Thread) fallAsleep(s State) bool {
+	for {
+		old := th.state.Load()
+		if old&tokenBit != 0 {
+			if th.state.CompareAndSwap(old, old&^tokenBit) {
+				return false
+			}
+		} else if th.state.CompareAndSwap(old, uint32(s)) {
+			th.tellWatchers()
+			return true
+		}
+	}
+}
+
+// forget drops a poke from before.
+func (th *Thread) forget() { th.state.And(^uint32(tokenBit)) }
+
+func (th *Thread) tellWatchers() {
+	if th.watched.Load() {
+		th.mu.Lock()
+		if th.watch != nil {
+			close(th.watch)
+			th.watch = nil
+		}
+		th.mu.Unlock()
+	}
+}
+
+// WaitState returns when the thread is in state s, or with the error of ctx.
+// The thread may have left it again.
+func (th *Thread) WaitState(ctx context.Context, s State) error {
+	for {
+		th.watched.Store(true)
+		th.mu.Lock()
+		if th.watch == nil {
+			th.watch = make(chan struct{})
+		}
+		changed := th.watch
+		th.mu.Unlock()
+		if th.State() == s {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Signal delivers a signal for which the process has a handler. A thread in
+// user mode handles it at once, one that sleeps on a page in user mode
+// returns for it and tries its access again, and one in a system call when
+// that ends: read and poll end for it. SIGKILL kills the process.
+func (th *Thread) Signal(sig int) {
+	if sig == SIGKILL {
+		th.p.Kill()
+		return
+	}
+	th.p.mu.Lock()
+	ignored := th.p.ignored[sig]
+	th.p.mu.Unlock()
+	if ignored {
+		return
+	}
+	th.signals.Add(1)
+	if !th.inside.Load() {
+		th.handle()
+		return
+	}
+	th.poke()
+}
+
+// handle runs the handlers of what was delivered.
+func (th *Thread) handle() {
+	if th.interrupted() {
+		th.handled.Add(th.signals.Swap(0))
+	}
+}
+
+// enter and leave bracket what a thread does outside of user mode.
+func (th *Thread) enter() { th.inside.Store(true) }
+
+func (th *Thread) leave() {
+	th.inside.Store(false)
+	th.handle()
+}
+
+// interrupted reports whether a signal waits to be handled.
+func (th *Thread) interrupted() bool { return th.signals.Load() > 0 }
+
+// killed reports whether the thread must end.
+func (th *Thread) killed() bool { return th.p.dead.Load() }
