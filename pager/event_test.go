@@ -3,6 +3,7 @@
 package pager
 
 import (
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -136,28 +137,28 @@ func TestVanished(t *testing.T) {
 // whether it is, the page leaves in all order. It is not lost.
 func TestLeavesWhileLookedUp(t *testing.T) {
 	simulate(t, Config{Readahead: -1}, func(r *rig) {
-		var look func()
+		var look atomic.Pointer[func()]
 		var k *sim
 		k, _ = r.start(600, func(c *SpaceConfig) {
 			c.Present = func(rg mem.Range, f func(mem.Range)) error {
-				if look != nil && rg.Start == page(7).Addr() {
-					look()
-					look = nil
+				if rg.Start == page(7).Addr() {
+					if hook := look.Swap(nil); hook != nil {
+						(*hook)()
+					}
 				}
 				return k.presentIn(rg, f)
 			}
 		})
 		r.fill(k, 0, 200, 1)
 		settled()
-		looked := false
-		look = func() {
-			looked = true
+		hook := func() {
 			r.p.SetForeign(2 * MinLimit) // nearly all has to leave
 			time.Sleep(time.Second)
 			if k.isPresent(page(7)) {
 				t.Error("the page has not left: this is not the race")
 			}
 		}
+		look.Store(&hook)
 		k.mu.Lock()
 		for tid := range uint32(enough) {
 			w := &waiter{page(7), tid + 2, make(chan struct{})}
@@ -167,7 +168,7 @@ func TestLeavesWhileLookedUp(t *testing.T) {
 		signal(k.ready)
 		k.mu.Unlock()
 		time.Sleep(2 * time.Second)
-		if !looked {
+		if look.Load() != nil {
 			t.Fatal("nobody asked for the page")
 		}
 		r.wantPage(k, page(7), pattern(8))
