@@ -56,8 +56,8 @@ var advices = []uint32{
 // does not run it for them at all.
 //
 // It does not see private mappings of /dev/zero, which are anonymous memory
-// too, nor MAP_DROPPABLE. Calls through io_uring are not system calls and
-// are not seen either; io_uring has no mmap.
+// too but cannot be served, nor MAP_DROPPABLE. Calls through io_uring are not
+// system calls and are not seen either; io_uring has no mmap.
 func Filter() []unix.SockFilter {
 	var p program
 	p.load(offArch)

@@ -23,15 +23,17 @@ type VMA struct {
 	Name string
 }
 
-// Anonymous reports whether the mapping is private anonymous memory, which
-// excludes what the kernel made for itself, and the main stack.
+// Anonymous reports whether the mapping is private anonymous memory that can be
+// served, which excludes what the kernel made for itself, and the main stack.
+//
+// A private mapping of /dev/zero is anonymous, too, but it has a file, and one
+// of no length: UFFDIO_COPY takes every page for one beyond its end, and fails
+// with EFAULT (Linux 6.18), though the range can be registered.
 func (v VMA) Anonymous() bool {
 	if v.Shared {
 		return false
 	}
 	switch {
-	case v.Name == "/dev/zero":
-		return true // a private mapping of it is anonymous memory
 	case v.Inode != 0:
 		return false
 	case v.Name == "" || v.Name == "[heap]":

@@ -39,7 +39,7 @@ func TestParseMaps(t *testing.T) {
 		{"", true, 33},
 		{"/lib/a file with spaces.so", false, 1},
 		{"/dev/zero (deleted)", false, 1},
-		{"/dev/zero", true, 1},
+		{"/dev/zero", false, 1},
 		{"[anon:arena]", true, 1},
 		{"[stack]", false, 33},
 	}
