@@ -130,6 +130,8 @@ func (r *Run) step(line int) *Entry {
 	return nil
 }
 
+// writeStep prints a step, unless it is an expectation: that holds, or the run
+// ends with it and says so.
 func (t *Timeline) writeStep(b *strings.Builder, line int) {
 	said := make([][]string, len(t.Runs))
 	differ := false
@@ -144,10 +146,10 @@ func (t *Timeline) writeStep(b *strings.Builder, line int) {
 		if i == 0 {
 			b.WriteByte('\n')
 		}
-		fmt.Fprintf(b, "# %s\n", c)
+		b.WriteString(strings.TrimRight("# "+c, " ") + "\n")
 	}
-	if !differ && len(said[0]) == 0 && step.expects {
-		return // it holds, or the run ends here and says so
+	if step.expects {
+		return
 	}
 	fmt.Fprintf(b, "%3d  %s\n", line, step.Text)
 	if !differ {
@@ -158,6 +160,9 @@ func (t *Timeline) writeStep(b *strings.Builder, line int) {
 	}
 	for i, r := range t.Runs {
 		name := r.Profile
+		if len(said[i]) == 0 && r.step(line) != nil {
+			said[i] = []string{"nothing happens"}
+		}
 		for _, l := range said[i] {
 			fmt.Fprintf(b, "  %10s | %s\n", name, l)
 			name = ""
