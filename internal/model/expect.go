@@ -102,13 +102,17 @@ func (m *machine) lastErrno() string {
 // expectMessage wants one of the messages that were read last to have all the
 // words.
 func (m *machine) expectMessage(x *expectation) {
-	for _, text := range m.last.messages {
+	seen := m.last.read
+	if m.last.revents != "" {
+		seen = []string{m.last.revents}
+	}
+	for _, text := range seen {
 		have := strings.Fields(text)
 		if !slices.ContainsFunc(x.words, func(w string) bool { return !slices.Contains(have, w) }) {
 			return
 		}
 	}
-	got := strings.Join(m.last.messages, "; ")
+	got := strings.Join(seen, "; ")
 	if got == "" {
 		got = "nothing"
 	}
@@ -149,7 +153,8 @@ func (m *machine) expectVMA(x *expectation) {
 			return
 		}
 	}
-	m.fail("expected %s %s %s, but there is %s", x.what, m.span(r), x.want, strings.Join(near, "; "))
+	want := strings.TrimSpace(m.span(r) + " " + x.want)
+	m.fail("expected %s %s, but there is %s", x.what, want, strings.Join(near, "; "))
 }
 
 func doPages(m *machine, _ *task, st *step) {

@@ -49,10 +49,11 @@ type machine struct {
 
 // result is what the last call ended with, if it has ended.
 type result struct {
-	call     string // "" while it has not ended
-	errno    syscall.Errno
-	value    int64
-	messages []string
+	call    string // "" while it has not ended
+	errno   syscall.Errno
+	value   int64
+	read    []string // messages
+	revents string   // of poll
 }
 
 type proc struct {

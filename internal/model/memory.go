@@ -69,21 +69,18 @@ func errnoOnly(e syscall.Errno) (int64, error) {
 
 // call starts a system call of t and tells its result.
 func (m *machine) call(t *task, name string, f func() (int64, error)) {
-	m.callThen(t, name, f, func(result) string { return "" })
+	m.callThen(t, name, f, func(*result) string { return "" })
 }
 
 // callThen is call, and after the result then says more of it.
-func (m *machine) callThen(t *task, name string, f func() (int64, error), then func(result) string) {
+func (m *machine) callThen(t *task, name string, f func() (int64, error), then func(*result) string) {
 	m.last, m.asked = result{}, t
 	m.begin(t, func() func() {
 		n, err := f()
 		return func() {
 			errno, _ := errors.AsType[syscall.Errno](err)
-			r := result{call: name, errno: errno, value: n}
+			r := &result{call: name, errno: errno, value: n}
 			t.out = outcome{}
-			if m.asked == t {
-				m.last = r
-			}
 			e := Event{Kind: KindCall, Thread: t.name}
 			switch {
 			case t.proc.p.Dead():
@@ -97,6 +94,12 @@ func (m *machine) callThen(t *task, name string, f func() (int64, error), then f
 			}
 			e.Result = &n
 			m.say(e)
+			for _, text := range r.read {
+				m.say(Event{Kind: KindMessage, Thread: t.name, Text: "  " + text})
+			}
+			if m.asked == t {
+				m.last = *r
+			}
 		}
 	})
 }
@@ -206,7 +209,7 @@ func doFork(m *machine, t *task, st *step) {
 		c, errno := t.th.Fork()
 		child = c
 		return errnoOnly(errno)
-	}, func(r result) string {
+	}, func(r *result) string {
 		if r.errno == 0 {
 			m.addTask(name, m.addProc(name, child))
 		}

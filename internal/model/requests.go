@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"strings"
 	"syscall"
 
 	"github.com/faultline-go/faultline/mem"
@@ -73,7 +72,7 @@ func (m *machine) ioctlThen(t *task, st *step, request uint32, name string, word
 	m.callThen(t, name, func() (int64, error) {
 		_, errno := t.th.Ioctl(fd, request, t.scratch)
 		return errnoOnly(errno)
-	}, func(result) string {
+	}, func(*result) string {
 		m.peek(t, 0, b)
 		answer := make([]uint64, len(words))
 		for i := range answer {
@@ -95,7 +94,7 @@ func doOpen(m *machine, t *task, st *step) {
 			return -1, errno
 		}
 		return int64(fd), nil
-	}, func(r result) string {
+	}, func(r *result) string {
 		if r.errno != 0 {
 			return ""
 		}
@@ -185,24 +184,16 @@ func doRead(m *machine, t *task, st *step) {
 			return -1, errno
 		}
 		return int64(n), nil
-	}, func(r result) string {
+	}, func(r *result) string {
 		if r.errno != 0 {
 			return ""
 		}
 		b := make([]byte, r.value)
 		m.peek(t, scratchBuf, b)
-		var out strings.Builder
-		var messages []string
-		fmt.Fprintf(&out, ", %d bytes", len(b))
 		for ; len(b) >= size; b = b[size:] {
-			text := m.message(b[:size])
-			messages = append(messages, text)
-			fmt.Fprintf(&out, "\n  %s", text)
+			r.read = append(r.read, m.message(b[:size]))
 		}
-		if m.asked == t {
-			m.last.messages = messages
-		}
-		return out.String()
+		return fmt.Sprintf(", %d bytes", r.value)
 	})
 }
 
@@ -231,7 +222,7 @@ func (m *machine) message(b []byte) string {
 		m.forkFD = int(e.FD)
 		return fmt.Sprintf("FORK descriptor %d", e.FD)
 	case uapi.Remap:
-		return fmt.Sprintf("REMAP %s to %s, %#x bytes", m.place(e.From), m.place(e.To), e.Len)
+		return fmt.Sprintf("REMAP %s to %s (%#x bytes)", m.place(e.From), m.place(e.To), e.Len)
 	case uapi.Remove:
 		return "REMOVE " + m.span(e.Range)
 	case uapi.Unmap:
@@ -274,17 +265,16 @@ func doPoll(m *machine, t *task, st *step) {
 			return -1, errno
 		}
 		return int64(n), nil
-	}, func(result) string {
-		text := ", nothing"
+	}, func(r *result) string {
+		r.revents = "nothing"
 		for _, f := range []struct {
 			bit  int
 			name string
 		}{{vkernel.PollIn, "POLLIN"}, {vkernel.PollErr, "POLLERR"}, {vkernel.PollHup, "POLLHUP"}, {vkernel.PollNval, "POLLNVAL"}} {
 			if fds[0].Revents&f.bit != 0 {
-				text = ", " + f.name
+				r.revents = f.name
 			}
 		}
-		m.last.messages = []string{strings.TrimPrefix(text, ", ")}
-		return text
+		return ", " + r.revents
 	})
 }

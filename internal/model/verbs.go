@@ -178,8 +178,8 @@ func adviceNames() (names []string) {
 }
 
 func needOption(_ *parser, st *step) error {
-	if len(st.opts) == 0 {
-		return fmt.Errorf("usage: %s, with at least one of them", st.verb.usage())
+	if len(st.opts) == 0 || st.verb.name == "madvise" && len(st.opts) > 1 {
+		return fmt.Errorf("usage: %s, with one of them", st.verb.usage())
 	}
 	return nil
 }
