@@ -212,11 +212,6 @@ mremap-over b[1] a[0]
 load a[0]+0x20
 expect main "deep"
 madvise a[0] DONTFORK
-fork child
-child: load a[0]
-expect child SIGSEGV
-maps child
-pages b child
 open u blocking
 api u SIGBUS
 register u b[0] MISSING
@@ -226,6 +221,11 @@ expect main SIGBUS
 open v blocking
 api v POISON MOVE WP_ASYNC THREAD_ID EXACT_ADDRESS
 register v b[2] MISSING
+fork child
+child: load a[0]
+expect child SIGSEGV
+maps child
+pages b child
 thread t
 child: read v
 expect child asleep

@@ -53,7 +53,10 @@ func (v *verb) usage() string {
 	if v.spare != 0 {
 		words = append(words, "["+v.spare.word()+"]")
 	}
-	if len(v.opts) > 0 {
+	switch {
+	case v.some != "":
+		words = append(words, "["+v.some+"]...")
+	case len(v.opts) > 0:
 		words = append(words, "["+strings.Join(v.opts, "] [")+"]")
 	}
 	return strings.Join(words, " ")

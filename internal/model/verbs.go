@@ -17,6 +17,7 @@ type verb struct {
 	params []kind
 	spare  kind // one more operand, which may be left out
 	opts   []string
+	some   string // what the usage calls them, if they are too many to list
 	// looks is set if no thread is needed: the command looks at the machine
 	// or acts on it from outside.
 	looks bool
@@ -73,7 +74,7 @@ var accessVerbs = []verb{
 
 var descriptorVerbs = []verb{
 	{name: "open", params: []kind{newFD}, opts: []string{"blocking", "USER_MODE_ONLY"}, run: doOpen},
-	{name: "api", params: []kind{kindFD}, opts: featureNames(), run: doAPI},
+	{name: "api", params: []kind{kindFD}, opts: featureNames(), some: "FEATURE", run: doAPI},
 	{name: "register", params: []kind{kindFD, kindRange}, opts: []string{missing, modeWP, minor}, run: doRegister},
 	{name: "unregister", params: []kind{kindFD, kindRange}, run: func(m *machine, t *task, st *step) {
 		m.ioctl(t, st, uapi.UFFDIO_UNREGISTER, "UNREGISTER", noResult, rangeWords(st)...)
