@@ -55,6 +55,7 @@ var only = []struct {
 	{"vkernel", []string{"mem", "uffd/uapi", "internal/interval", "internal/waitq", "internal/bitmap"}},
 	{"internal/sys", []string{"mem", "uffd/uapi"}},
 	{"internal/size", nil},
+	{"internal/model", []string{"mem", "uffd/uapi", "vkernel", "internal/interval", "internal/waitq", "internal/bitmap"}},
 	{"conformance", []string{"mem", "uffd/uapi", "vkernel", "internal/interval", "internal/waitq", "internal/bitmap"}},
 }
 
@@ -92,10 +93,10 @@ var doors = map[string][]string{
 
 // noCalls are the trees without any system call, so that they build and run
 // on every system.
-var noCalls = []string{"mem", "uffd/uapi", "vkernel"}
+var noCalls = []string{"mem", "uffd/uapi", "vkernel", "internal/model"}
 
 // errnoOnly are those of noCalls that may import syscall for its errnos.
-var errnoOnly = []string{"vkernel"}
+var errnoOnly = []string{"vkernel", "internal/model"}
 
 // breaches returns a sentence for every rule that pkgs break.
 func breaches(pkgs []pkg) []string {

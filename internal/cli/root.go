@@ -107,6 +107,7 @@ func newRoot() *cobra.Command {
 		newCompletion(),
 		newConformance(),
 		newDoctor(),
+		newModel(),
 		newRun(),
 		newVersion(),
 	)
