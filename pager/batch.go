@@ -3,9 +3,7 @@
 package pager
 
 import (
-	"bytes"
 	"errors"
-	"hash/crc32"
 	"slices"
 	"strings"
 	"syscall"
@@ -249,7 +247,7 @@ func (s *Space) put(b *batch) {
 	for k, i := range b.index {
 		page := b.buf[i*mem.PageSize : (i+1)*mem.PageSize]
 		if hint := b.refs[k]; !hint.IsZero() {
-			if s.p.unchanged(hint, page, b.scratch) {
+			if !isHeld(hint) && s.p.cfg.Store.Same(hint, page) {
 				s.p.stat.clean.Add(1)
 				continue
 			}
@@ -280,18 +278,6 @@ func (s *Space) put(b *batch) {
 		b.refs[k] = refs[j]
 	}
 }
-
-// unchanged reports whether the store has page under hint. The checksum rules
-// out most pages that have changed; that they are the same is not left to it.
-func (p *Pager) unchanged(hint store.Ref, page, scratch []byte) bool {
-	if isHeld(hint) || hint.Sum() != crc32.Checksum(page, castagnoli) {
-		return false
-	}
-	ok, err := p.cfg.Store.TryGet(hint, scratch)
-	return ok && err == nil && bytes.Equal(page, scratch)
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // dropHints gives back what the store keeps of resident pages. It reports
 // whether there was anything.

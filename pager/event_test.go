@@ -45,6 +45,31 @@ func TestRemoveRaceWithInstall(t *testing.T) {
 	}
 }
 
+// TestRemoveRaceWithReturn: a page is installed between a REMOVE event and the
+// removal, leaves, and comes back from the store before it goes with the
+// others: the thread in madvise(2) has waited for a processor. It reads zero,
+// and is not taken for lost (H5, H6).
+func TestRemoveRaceWithReturn(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(900)
+		r.fill(k, 0, 20, 1)
+		g, removed := r.arriveAt("remove:done", func() { k.remove(pages(0, 40)) })
+		r.put(k, 33, 4242)
+		for i := 50; s.pageState(33) != outside; i++ {
+			r.put(k, i, uint64(i)+1)
+			settled()
+		}
+		r.wantPage(k, page(33), pattern(4242))
+		g.release()
+		<-removed
+		if s.pageState(33) != resident || k.isPresent(page(33)) {
+			t.Fatalf("page is %v: this is not the race", s.pageState(33))
+		}
+		r.wantPage(k, page(33), zeroPage)
+		r.wantCounts()
+	})
+}
+
 // TestFreeThenReclaim is MADV_FREE: the pages stay, count, and vanish much
 // later, which is no loss.
 func TestFreeThenReclaim(t *testing.T) {
@@ -103,6 +128,49 @@ func TestVanished(t *testing.T) {
 		}
 		r.wantOneLost(s, 1)
 		r.wantPage(k, page(2), pattern(3))
+	})
+}
+
+// TestLeavesWhileLookedUp: several threads fault on a page before it comes, so
+// that their messages are read when it is there. While the kernel is asked
+// whether it is, the page leaves in all order. It is not lost.
+func TestLeavesWhileLookedUp(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		var look func()
+		var k *sim
+		k, _ = r.start(600, func(c *SpaceConfig) {
+			c.Present = func(rg mem.Range, f func(mem.Range)) error {
+				if look != nil && rg.Start == page(7).Addr() {
+					look()
+					look = nil
+				}
+				return k.presentIn(rg, f)
+			}
+		})
+		r.fill(k, 0, 200, 1)
+		settled()
+		looked := false
+		look = func() {
+			looked = true
+			r.p.SetForeign(2 * MinLimit) // nearly all has to leave
+			time.Sleep(time.Second)
+			if k.isPresent(page(7)) {
+				t.Error("the page has not left: this is not the race")
+			}
+		}
+		k.mu.Lock()
+		for tid := range uint32(enough) {
+			w := &waiter{page(7), tid + 2, make(chan struct{})}
+			k.unread = append(k.unread, w)
+			k.waiting[w] = true
+		}
+		signal(k.ready)
+		k.mu.Unlock()
+		time.Sleep(2 * time.Second)
+		if !looked {
+			t.Fatal("nobody asked for the page")
+		}
+		r.wantPage(k, page(7), pattern(8))
 	})
 }
 

@@ -3,6 +3,7 @@
 package pager
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -39,6 +40,10 @@ type evictor struct {
 	tried  int                 // victims in a row that could not leave
 	size   int                 // pages of the next batch
 	since  time.Time           // movers are waited for since then; zero if not
+	// scattered says that the latest round's pages were.
+	scattered bool
+	turns     int  // processor of a server that takes turns, if others keep off it, or -1
+	apart     bool // they do, and so do we
 }
 
 // evictLoop keeps the resident set below the limit.
@@ -48,48 +53,96 @@ func (p *Pager) evictLoop() {
 	runtime.LockOSThread()
 	th := place.Self()
 	defer func() {
-		th.Pin(-1)
+		place.Clear(-1)
+		th.Close()
 		runtime.UnlockOSThread()
 	}()
-	ev := &evictor{p: p, size: p.batch, groups: make(map[*Space]*batch), busy: make(map[*Space][]victim)}
-	idle := time.NewTimer(time.Hour)
-	defer idle.Stop()
+	ev := &evictor{p: p, size: p.batch, turns: -1, groups: make(map[*Space]*batch), busy: make(map[*Space][]victim)}
+	var due time.Time // of the next look if nobody kicks; zero for never
 	for {
-		select {
-		case <-p.quit:
+		d := time.Duration(-1)
+		if !due.IsZero() {
+			d = max(0, time.Until(due))
+		}
+		kicked := ev.watch() || p.kick.Wait(d)
+		switch {
+		case p.ended.Load():
 			return
-		case <-p.kick:
+		case kicked:
 			// Nothing could leave a moment ago. Every fault kicks, and a
 			// try may go through all that is resident.
 			if time.Now().Before(ev.until) && p.room() > 0 {
 				continue
 			}
-		case <-idle.C:
+		case time.Now().Before(due):
+			continue // a signal
+		default:
+			due = time.Time{}
 			ev.tidy()
 			if p.over() <= 0 {
 				continue
 			}
 		}
-		d := settle
+		d = settle
 		for p.over() > 0 {
-			th.Avoid(p.busiest())
+			ev.makeWay(th)
 			var again bool
 			if again, d = ev.round(); !again {
 				break
 			}
-			select {
-			case <-p.quit:
+			if p.ended.Load() {
 				return
-			default:
 			}
 		}
-		idle.Reset(d)
+		due = time.Now().Add(d)
 	}
 }
 
+// makeWay keeps us off the processor where a server takes turns with a thread.
+// If the faults are scattered, each for one page, it keeps others off as well,
+// and us awake; for the sake of a few faults for many pages that would not pay.
+func (ev *evictor) makeWay(th *place.Thread) {
+	cpu := ev.p.busiest()
+	ev.apart = th.Avoid(cpu) && cpu >= 0 && ev.scattered
+	if !ev.apart {
+		cpu = -1
+	}
+	if cpu != ev.turns {
+		ev.turns = cpu
+		place.Clear(cpu)
+	}
+}
+
+// watchTime is longer than the time between two batches of a fault stream.
+const watchTime = 500 * time.Microsecond
+
+// watch looks out for a kick while a server takes turns with a thread on
+// another processor, instead of going to sleep at once. A processor without
+// work looks for some on others, and what it finds is the thread that the
+// server has just woken and that is to run next: the two are separated, and
+// the next faults cost ten times as much. It yields to whoever wants to run.
+func (ev *evictor) watch() (kicked bool) {
+	if !ev.apart || ev.p.busiest() < 0 {
+		return false
+	}
+	for end := time.Now().Add(watchTime); time.Now().Before(end); place.Yield() {
+		for range looks {
+			if ev.p.kick.Wait(0) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// looks is how often watch looks before it yields: for about a microsecond.
+const looks = 200
+
 // busiest returns the processor to which a serving thread is pinned, or -1.
 func (p *Pager) busiest() int {
-	for _, s := range p.snapshot() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.spaces {
 		if cpu := s.server.pace.cpu.Load(); cpu > 0 {
 			return int(cpu - 1)
 		}
@@ -125,8 +178,8 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 			ev.spare = append(ev.spare, b)
 		}
 	}
-	ev.size = p.batch
-	if seen < scattered*runs {
+	ev.size, ev.scattered = p.batch, seen < scattered*runs
+	if ev.scattered {
 		ev.size = min(ev.size, smallBatch)
 	}
 	switch {
@@ -222,7 +275,7 @@ func (ev *evictor) group(s *Space) *batch {
 		b, ev.spare = ev.spare[n-1], ev.spare[:n-1]
 		b.victims = b.victims[:0]
 	} else {
-		b = &batch{scratch: make([]byte, mem.PageSize)}
+		b = new(batch)
 	}
 	ev.groups[s] = b
 	return b
@@ -265,7 +318,12 @@ func (ev *evictor) storeAnswers() bool {
 		}
 	}
 	var ref [1]store.Ref
-	if n, err := ev.p.cfg.Store.Put([][]byte{ev.probe}, ref[:]); n != 1 || err != nil {
+	probe := [][]byte{ev.probe}
+	_, err := ev.p.cfg.Store.Put(probe, ref[:])
+	if errors.Is(err, store.ErrFull) && ev.p.dropHints() {
+		_, err = ev.p.cfg.Store.Put(probe, ref[:])
+	}
+	if err != nil {
 		return false
 	}
 	ev.p.cfg.Store.Free(ref[0])

@@ -185,6 +185,10 @@ func (s *Space) refault(f fault) {
 	s.mu.Lock()
 	e := s.table.peek(f.page)
 	loose := e != nil && e.is(lazy)
+	var stamp evict.Stamp
+	if e != nil {
+		stamp = e.stamp
+	}
 	s.mu.Unlock()
 	if loose {
 		// A REMOVE is queued before the pages go. This one was installed
@@ -203,13 +207,23 @@ func (s *Space) refault(f fault) {
 		return
 	}
 	*sp = suspect{}
+	if s.fd.Changing() || s.fd.Pending() {
+		s.park(f, changing) // an event that is not read yet may tell where it went
+		return
+	}
 	s.mu.Lock()
-	if e := s.table.peek(f.page); e != nil && e.state == resident {
+	e = s.table.peek(f.page)
+	still := e != nil && e.state == resident && e.stamp == stamp
+	if still {
 		s.vanish(e)
 		s.dropHint(e)
 		s.table.set(f.page, entry{state: poisoned})
 	}
 	s.mu.Unlock()
+	if !still {
+		s.serveFault(f) // the evictor has taken it, while we looked
+		return
+	}
 	s.lost(f.page, fmt.Errorf("it left memory, and not by our hand"))
 	s.poison(f.page)
 }

@@ -16,14 +16,22 @@ import (
 func (s *Space) install(f fault) {
 	sv := &s.server
 	s.p.stat.latency.add(time.Since(f.at))
+	// The page that the thread waits for comes last. It would go on as soon as
+	// that is there, in our place on the processor, and fault on the next one.
+	first, end := 0, 0
 	for i := 0; i < len(sv.want); {
 		j := i + 1
 		for j < len(sv.want) && sv.want[j].page == sv.want[j-1].page+1 {
 			j++
 		}
-		s.installRun(i, j)
+		if sv.want[i].page <= f.page && f.page <= sv.want[j-1].page {
+			first, end = i, j
+		} else {
+			s.installRun(i, j)
+		}
 		i = j
 	}
+	s.installRun(first, end)
 	why, retry := s.commit(f)
 	sv.want = sv.want[:0]
 	if retry {
@@ -137,7 +145,7 @@ func (s *Space) commit(f fault) (why reason, retry bool) {
 			// The ref stays, as a hint.
 			e.state = resident
 			e.clear(rescued)
-			if !e.inStore && (w.found || loose) {
+			if loose || w.found && !e.inStore {
 				e.mark(lazy)
 			}
 			e.stamp = s.p.queue.Insert(evict.Key{Space: s.id, Page: w.page}, w.stamp, w.kind)

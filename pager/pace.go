@@ -3,6 +3,7 @@
 package pager
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -114,11 +115,15 @@ func (pc *pace) leave(th *place.Thread) {
 // guard takes serving threads out of the idle class that have messages to
 // read and make no progress.
 type guard struct {
+	p      *Pager
+	alarm  bell // rung to end it
 	mu     sync.Mutex
 	spaces map[*Space]uint64 // the turns seen at the latest tick; protected by mu
 }
 
-func newGuard() *guard { return &guard{spaces: make(map[*Space]uint64)} }
+func newGuard(p *Pager) *guard {
+	return &guard{p: p, alarm: newBell(), spaces: make(map[*Space]uint64)}
+}
 
 func (g *guard) watch(s *Space) {
 	g.mu.Lock()
@@ -132,21 +137,28 @@ func (g *guard) unwatch(s *Space) {
 	delete(g.spaces, s)
 }
 
-// run looks at every tick until quit. While no thread is in the idle class
+// run looks at every tick until stop. While no thread is in the idle class
 // it looks less often, which is soon enough: starving begins only there.
-func (g *guard) run(quit <-chan struct{}) {
-	for {
-		d := 10 * tick
+//
+// It has a thread of its own, and keeps that from where threads take turns
+// with a server: a tick of the runtime's timers wakes any thread anywhere.
+func (g *guard) run() {
+	runtime.LockOSThread()
+	th := place.Self()
+	defer func() {
+		th.Close()
+		runtime.UnlockOSThread()
+	}()
+	for d := tick; !g.alarm.Wait(d); {
+		d = 10 * tick
 		if g.look() {
 			d = tick
 		}
-		select {
-		case <-quit:
-			return
-		case <-time.After(d):
-		}
+		th.Avoid(g.p.busiest())
 	}
 }
+
+func (g *guard) stop() { g.alarm.Ring() }
 
 // raise gives all threads in the idle class a normal priority, because one of
 // them may hold a lock that others wait for.

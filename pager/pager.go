@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/faultline-go/faultline/internal/place"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/pager/internal/evict"
 	"github.com/faultline-go/faultline/store"
@@ -132,8 +133,8 @@ type Pager struct {
 	overflow *overflow
 	loader   *loader
 	guard    *guard
-	kick     chan struct{} // wakes the evictor; capacity 1
-	quit     chan struct{}
+	kick     bell        // wakes the evictor
+	ended    atomic.Bool // set once all spaces are closed
 	wg       sync.WaitGroup
 	once     sync.Once
 
@@ -168,8 +169,7 @@ func New(cfg Config) (*Pager, error) {
 		log:    cfg.Log,
 		limit:  int64(cfg.Limit >> mem.PageShift),
 		spaces: make(map[uint32]*Space),
-		kick:   make(chan struct{}, 1),
-		quit:   make(chan struct{}),
+		kick:   newBell(),
 	}
 	// A batch is large enough to pay for the round trip to the mover, small
 	// against the limit, and the slack is what a fault stream can fill while
@@ -179,10 +179,10 @@ func New(cfg Config) (*Pager, error) {
 	p.queue = evict.New(int(p.limit), p.live)
 	p.overflow = newOverflow()
 	p.loader = newLoader(p, cfg.Workers)
-	p.guard = newGuard()
+	p.guard = newGuard(p)
 	p.mu.boost = p.guard.raise
 	p.wg.Go(p.evictLoop)
-	p.wg.Go(func() { p.guard.run(p.quit) })
+	p.wg.Go(p.guard.run)
 	return p, nil
 }
 
@@ -197,7 +197,9 @@ func (p *Pager) Close() {
 		for _, s := range p.snapshot() {
 			s.Close()
 		}
-		close(p.quit)
+		p.ended.Store(true)
+		p.kick.Ring()
+		p.guard.stop()
 		p.wg.Wait()
 		p.loader.close()
 	})
@@ -240,12 +242,16 @@ func (p *Pager) room() int64 {
 // the kernel populates by itself.
 const overshoot = 512
 
-func (p *Pager) kickEvictor() {
-	select {
-	case p.kick <- struct{}{}:
-	default: // already kicked
-	}
+func (p *Pager) kickEvictor() { p.kick.Ring() }
+
+// bell wakes a thread of the pager's. See [place.Bell].
+type bell interface {
+	Ring()
+	Wait(d time.Duration) (rung bool)
 }
+
+// newBell is replaced in tests with a clock of their own.
+var newBell = func() bell { return place.NewBell() }
 
 // addResident accounts for n pages that became resident.
 func (p *Pager) addResident(n int) {

@@ -23,7 +23,33 @@ import (
 
 // A bubble's clock stands still while a goroutine waits for a sync.Mutex, whose
 // holder must therefore not wait for the clock.
-func init() { lockPause = func(time.Duration) { runtime.Gosched() } }
+func init() {
+	lockPause = func(time.Duration) { runtime.Gosched() }
+	newBell = func() bell { return make(testBell, 1) }
+}
+
+// testBell is a bell in whose Wait a bubble's clock goes on.
+type testBell chan struct{}
+
+func (b testBell) Ring() {
+	select {
+	case b <- struct{}{}:
+	default:
+	}
+}
+
+func (b testBell) Wait(d time.Duration) bool {
+	if d < 0 {
+		<-b
+		return true
+	}
+	select {
+	case <-b:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
 
 // testStore is a store whose device can be slow, full or wrong.
 type testStore struct {
@@ -36,6 +62,7 @@ type testStore struct {
 	getErr  error
 	room    int  // pages that Put still takes, if not negative
 	zeros   bool // pages of zeros take none
+	most    int  // live pages that it holds, if positive
 	puts    int  // calls of Put
 	tried   int  // calls of TryGet
 	gets    int  // calls of Get
@@ -71,6 +98,9 @@ func (s *testStore) Put(pages [][]byte, refs []store.Ref) (int, error) {
 			}
 			s.room--
 		}
+	}
+	if s.most > 0 {
+		n = max(0, min(n, s.most-int(s.Store.Stats().Live)))
 	}
 	s.mu.Unlock()
 	done, err := s.Store.Put(pages[:n], refs)

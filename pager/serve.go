@@ -55,8 +55,6 @@ func (s *Space) serve() {
 	sv.thread = place.Self()
 	close(sv.ready)
 	defer func() {
-		sv.thread.Normal()
-		sv.thread.Pin(-1)
 		sv.thread.Close()
 		runtime.UnlockOSThread()
 		close(s.done)

@@ -44,6 +44,34 @@ func TestStoreFull(t *testing.T) {
 	})
 }
 
+// TestStoreFullOfHints: all that a full store holds are copies of pages that
+// came back. They are given up, and pages can leave again.
+func TestStoreFullOfHints(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(700)
+		r.st.set(func(s *testStore) { s.most = 300 })
+		r.fill(k, 0, 700, 1)
+		time.Sleep(time.Second)
+		for i := range 700 {
+			r.wantPage(k, page(i), pattern(uint64(i)+1))
+		}
+		// The newest have never left, so that this makes no room.
+		k.unmap(pages(500, 200))
+		settled()
+		if n := r.st.Stats().Live; n != 300 || s.pageState(0) != resident {
+			t.Fatalf("the store holds %d pages, page 0 is %v: this is not the case", n, s.pageState(0))
+		}
+		time.Sleep(10 * time.Second)
+		if r.p.Stats().Unbounded || r.p.Resident() > MinLimit {
+			t.Errorf("%d bytes resident, unbounded: %v", r.p.Resident(), r.p.Stats().Unbounded)
+		}
+		for i := range 500 {
+			r.wantPage(k, page(i), pattern(uint64(i)+1))
+		}
+		r.wantCounts()
+	})
+}
+
 // TestStoreFullOfZeros: pages that need no room in a full store are no sign
 // that it has some.
 func TestStoreFullOfZeros(t *testing.T) {

@@ -61,7 +61,8 @@ const (
 	// evictor has taken it from there.
 	picked
 	// lazy says that a resident page may vanish lawfully, and is zero then:
-	// it came while a REMOVE was under way, or stayed after MADV_FREE.
+	// it came, fresh or from the store, while a REMOVE was under way, or
+	// stayed after MADV_FREE.
 	lazy
 )
 

@@ -29,14 +29,13 @@ type batch struct {
 	// buffered is set when buf can be read.
 	buffered atomic.Bool
 	// wanted is set by the serving thread if it waits for buffered.
-	wanted  atomic.Bool
-	runs    []Run
-	index   []int       // in victims, of the pages that are still wanted
-	refs    []store.Ref // theirs: at first what the store has of them
-	pages   [][]byte    // those of them that have to be stored
-	fresh   []int       // their places in index
-	stored  []store.Ref // result of storing them
-	scratch []byte      // a page
+	wanted atomic.Bool
+	runs   []Run
+	index  []int       // in victims, of the pages that are still wanted
+	refs   []store.Ref // theirs: at first what the store has of them
+	pages  [][]byte    // those of them that have to be stored
+	fresh  []int       // their places in index
+	stored []store.Ref // result of storing them
 }
 
 // fit makes room for what becomes of the victims. Preconditions: b is not under

@@ -50,8 +50,8 @@ type engagement struct {
 
 	births *births // forked children that wait for their process
 
-	// scanMu keeps rescan from taking an agent's memory, while that is being
-	// made, for the program's.
+	// scanMu keeps rescan from taking an agent's memory, or a mover's window,
+	// for the program's while it is being made.
 	scanMu sync.Mutex
 
 	pmMu sync.Mutex

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/workload/measure"
 )
 
 const (
@@ -185,10 +187,10 @@ func comm(pid int) string {
 func (v *victim) agents() (list []int) {
 	all := marked(v.id)
 	for _, pid := range all {
-		if pid == v.pid() || comm(pid) != agentName {
+		if pid == v.pid() || comm(pid) != measure.AgentName {
 			continue
 		}
-		if slices.ContainsFunc(all, func(o int) bool { return comm(o) != agentName && sharesMemory(o, pid) }) {
+		if slices.ContainsFunc(all, func(o int) bool { return comm(o) != measure.AgentName && measure.SharesMemory(o, pid) }) {
 			list = append(list, pid)
 		}
 	}
@@ -200,7 +202,7 @@ func (v *victim) agents() (list []int) {
 func (v *victim) target(t *testing.T) int {
 	t.Helper()
 	for until := time.Now().Add(atOnce); time.Now().Before(until); time.Sleep(time.Millisecond) {
-		for _, pid := range tree(v.pid()) {
+		for _, pid := range measure.Tree(v.pid()) {
 			argv, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 			if name, _, _ := strings.Cut(string(argv), "\x00"); name == v.program {
 				return pid

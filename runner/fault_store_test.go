@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/testutil"
+	"github.com/faultline-go/faultline/internal/workload/measure"
 )
 
 // headBytes is what a store file begins with, and no page is in.
@@ -173,9 +174,9 @@ func (v *victim) mustShrink(t *testing.T, s *scene) {
 	t.Helper()
 	pid := []int{v.target(t)}
 	allowed := s.limit + 4*mib + s.limit/100
-	size := boundedIn(pid)
+	size := measure.Bounded(pid)
 	for until := time.Now().Add(atOnce); size > allowed && time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
-		size = boundedIn(pid)
+		size = measure.Bounded(pid)
 	}
 	if size > allowed {
 		t.Errorf("%d MiB are resident though there is room for them outside\n%s", size>>20, tail(contents(t, v.stderr)))
@@ -220,7 +221,7 @@ func TestDiskFull(t *testing.T) {
 	s := filed(t, "file:"+filepath.Join(dir, "pages"))
 	v := s.start(t)
 	v.passes(t, 4)
-	if size := boundedIn([]int{v.target(t)}); size < 2*s.limit {
+	if size := measure.Bounded([]int{v.target(t)}); size < 2*s.limit {
 		t.Errorf("%d bytes are resident: the disk was not full", size)
 	}
 	enlarge(t, dir, 64*mib)
@@ -236,7 +237,7 @@ func TestStoreFull(t *testing.T) {
 			s := filed(t, url)
 			v := s.start(t)
 			v.passes(t, 4)
-			if size := boundedIn([]int{v.target(t)}); size < 2*s.limit {
+			if size := measure.Bounded([]int{v.target(t)}); size < 2*s.limit {
 				t.Errorf("%d bytes are resident: the store was not full", size)
 			}
 			v.kill(t, v.target(t), syscall.SIGUSR2)
@@ -250,7 +251,7 @@ func TestStoreFull(t *testing.T) {
 
 // loop makes a block device of a sparse file in dir, with a file system on it
 // that is mounted, and returns the device and the mount point.
-func loop(t *testing.T, dir string, device func(string) string) (mount string) {
+func loop(t *testing.T, dir string) (mount, dev string) {
 	t.Helper()
 	losetup, mkfs := tool(t, "losetup"), tool(t, "mkfs.ext2")
 	image := filepath.Join(dir, "image")
@@ -262,15 +263,12 @@ func loop(t *testing.T, dir string, device func(string) string) (mount string) {
 	}
 	out, err := exec.Command(losetup, "--find", "--show", image).CombinedOutput()
 	testutil.Need(t, err == nil, fmt.Sprintf("needs loop devices: %v: %s", err, out))
-	dev := strings.TrimSpace(string(out))
+	dev = strings.TrimSpace(string(out))
 	t.Cleanup(func() {
 		if out, err := exec.Command(losetup, "--detach", dev).CombinedOutput(); err != nil {
 			t.Errorf("detach %s: %v: %s", dev, err, out)
 		}
 	})
-	if device != nil {
-		dev = device(dev)
-	}
 	if out, err := exec.Command(mkfs, "-q", "-m", "0", "-N", "64", "-E", "nodiscard", dev).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext2: %v: %s", err, out)
 	}
@@ -286,14 +284,15 @@ func loop(t *testing.T, dir string, device func(string) string) (mount string) {
 			t.Errorf("unmount %s: %v", mount, err)
 		}
 	})
-	return mount
+	return mount, dev
 }
 
 // A device that says EIO when what was written reaches it, long after write(2)
 // had taken it: what is under the file system is full.
 func TestDeviceFull(t *testing.T) {
 	dir := small(t, 8*mib)
-	s := filed(t, "file:"+filepath.Join(loop(t, dir, nil), "pages"))
+	mount, _ := loop(t, dir)
+	s := filed(t, "file:"+filepath.Join(mount, "pages"))
 	v := s.start(t)
 	v.passes(t, 4)
 	enlarge(t, dir, 128*mib)
@@ -302,30 +301,13 @@ func TestDeviceFull(t *testing.T) {
 	v.mustWarnOnce(t)
 }
 
-// A device that fails every read and write from some moment on. What was on it
-// and nowhere else is lost, and the user is told; nothing else is.
+// A device that fails every read and write from some moment on: it shrinks to
+// nothing under the file system. What was on it and nowhere else is lost, and
+// the user is told; nothing else is.
 func TestDeviceGone(t *testing.T) {
-	dmsetup := tool(t, "dmsetup")
-	name := "faultline-test-" + strconv.Itoa(os.Getpid())
-	table := func(format string, args ...any) string {
-		return fmt.Sprintf("0 %d ", 96*mib/512) + fmt.Sprintf(format, args...)
-	}
-	run := func(args ...string) error {
-		if out, err := exec.Command(dmsetup, args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("dmsetup %q: %w: %s", args, err, out)
-		}
-		return nil
-	}
-	mount := loop(t, small(t, 128*mib), func(dev string) string {
-		err := run("create", name, "--table", table("linear %s 0", dev))
-		testutil.Need(t, err == nil, fmt.Sprintf("needs the device mapper: %v", err))
-		t.Cleanup(func() {
-			if err := run("remove", name); err != nil {
-				t.Error(err)
-			}
-		})
-		return "/dev/mapper/" + name
-	})
+	losetup := tool(t, "losetup")
+	dir := small(t, 128*mib)
+	mount, dev := loop(t, dir)
 	path := filepath.Join(mount, "pages")
 	v := filed(t, "file:"+path).start(t)
 	v.expect(t, "ok")
@@ -334,10 +316,11 @@ func TestDeviceGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	for _, args := range [][]string{{"suspend", "--nolockfs", name}, {"load", name, "--table", table("error")}, {"resume", name}} {
-		if err := run(args...); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Truncate(filepath.Join(dir, "image"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(losetup, "--set-capacity", dev).CombinedOutput(); err != nil {
+		t.Fatalf("shrink %s: %v: %s", dev, err, out)
 	}
 	// What the kernel has of the file is not on the device that we want to
 	// read from.

@@ -29,7 +29,7 @@ func (h *handler) Exec(p *tracee.Process, _ *tracee.Space) {
 	}
 	if p.Compat() {
 		// It cannot be bounded, and must not run as if it were.
-		h.fatal(ErrCompat)
+		h.fatal(tracee.ErrCompat)
 		return
 	}
 	h.processes.Add(1)

@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	buildDir = dir
+	testutil.DefaultSignals()
 	code := m.Run()
 	if err := os.RemoveAll(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -116,9 +117,9 @@ type outcome struct {
 	stdout, stderr []byte
 	status         syscall.WaitStatus
 	wall           time.Duration
-	peak           peak     // most bounded memory that was seen in the tree
-	notes          []string // lines of faultline's own
-	stats          *stats   // nil if it ran alone
+	peak           measure.Peak // most bounded memory that was seen in the tree
+	notes          []string     // lines of faultline's own
+	stats          *stats       // nil if it ran alone
 }
 
 // stats is the part of the summary that tests look at.
@@ -141,10 +142,10 @@ func same(t *testing.T, p program) []*outcome {
 	t.Helper()
 	bin := command(t)
 	alone := p.run(t, p.args)
-	t.Logf("alone: %v, %s", alone.wall.Round(time.Millisecond), size.Format(alone.peak.bytes))
-	if alone.peak.bytes < 4*p.limit {
+	t.Logf("alone: %v, %s", alone.wall.Round(time.Millisecond), size.Format(alone.peak.Bytes))
+	if alone.peak.Bytes < 4*p.limit {
 		t.Errorf("the limit is %s, which is more than a quarter of the %s seen without it",
-			size.Format(p.limit), size.Format(alone.peak.bytes))
+			size.Format(p.limit), size.Format(alone.peak.Bytes))
 	}
 	all := []*outcome{alone}
 	for _, store := range p.stores {
@@ -181,13 +182,13 @@ func (p *program) compare(t *testing.T, store string, alone, o *outcome) {
 	}
 	t.Logf("%-5s: %v (x%.1f), %s of %s seen after %v, %d processes, %d engaged, %d pages out, %d in, %d stalls",
 		store, o.wall.Round(time.Millisecond), o.wall.Seconds()/alone.wall.Seconds(),
-		size.Format(o.peak.bytes), size.Format(p.limit), o.peak.after.Round(time.Millisecond), s.Processes, s.Engaged, s.Pages.Out, s.Pages.In, s.Faults.Stalls)
+		size.Format(o.peak.Bytes), size.Format(p.limit), o.peak.After.Round(time.Millisecond), s.Processes, s.Engaged, s.Pages.Out, s.Pages.In, s.Faults.Stalls)
 	if s.Engaged == 0 || s.Pages.Out == 0 || s.Pages.Lost != 0 || s.Store.Errors != 0 {
 		t.Errorf("%s: not engaged, or pages lost: %+v", store, *s)
 	}
 	// The bound of the manual: the limit, 4 MiB and a hundredth.
-	if most := p.limit + 4*mib + p.limit/100 + p.slack; p.bounded && o.peak.bytes > most {
-		t.Errorf("%s: %s of bounded memory were resident, %s are allowed", store, size.Format(o.peak.bytes), size.Format(most))
+	if most := p.limit + 4*mib + p.limit/100 + p.slack; p.bounded && o.peak.Bytes > most {
+		t.Errorf("%s: %s of bounded memory were resident, %s are allowed", store, size.Format(o.peak.Bytes), size.Format(most))
 	}
 }
 
@@ -241,7 +242,7 @@ type run struct {
 	id      string // value of the marker
 	cmd     *exec.Cmd
 	tmp     string // its TMPDIR
-	watcher *watcher
+	watcher *measure.Watcher
 	ended   chan struct{} // closed when err is set
 	err     error
 }
@@ -290,12 +291,12 @@ func (p *program) run(t *testing.T, args []string) *outcome {
 		r.err = r.cmd.Wait()
 		close(r.ended)
 	}()
-	r.watcher = watch(r.pid())
+	r.watcher = measure.Watch(r.pid())
 	if p.while != nil {
 		p.while(t, r)
 	}
 	r.await(t, patience)
-	o := &outcome{wall: time.Since(began), peak: r.watcher.stop()}
+	o := &outcome{wall: time.Since(began), peak: r.watcher.Stop()}
 	o.stdout, o.stderr = contents(t, stdout), contents(t, stderr)
 	o.status, _ = r.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if exit := new(exec.ExitError); r.err != nil && !errors.As(r.err, &exit) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,36 +38,34 @@ const windowSlots = 512
 // empty slot, it gets EFAULT, rather than waiting for a handler that is not
 // there.
 type mover struct {
-	agent  *inject.Agent
-	pid    int // of any process in the space, for reading
-	window mem.Range
-	w      int      // W's number in the agent
-	keep   *uffd.FD // W once more: the agent's death must not unregister the window
-	dirty  bool     // the window is to be emptied with the next request
-	broken bool     // the agent is gone
-	cpu    int
-	ops    []inject.Op
-	segs   []procmem.Segment
-	owner  *engagement
+	agent   *inject.Agent
+	pid     int // of any process in the space, for reading
+	window  mem.Range
+	w       int      // W's number in the agent
+	keep    *uffd.FD // W once more: the agent's death must not unregister the window
+	dirty   bool     // the window is to be emptied with the next request
+	broken  bool     // the agent is gone
+	cpu     int
+	idle    bool      // the agent is in the idle class, as far as we know
+	starved time.Time // when it was found to starve there
+	ops     []inject.Op
+	segs    []procmem.Segment
+	owner   *engagement
 }
 
 // newMover sets up the window. The agent must be the space's.
 func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 	m := &mover{agent: agent, pid: agent.Tid(), owner: owner, w: -1, cpu: -1}
-	at, err := agent.Call(unix.SYS_MMAP, inject.Hint(), windowSlots*mem.PageSize, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uintptr(0), 0)
-	if err != nil {
-		return nil, fmt.Errorf("mapping the window: %w", err)
+	if err := m.mapWindow(); err != nil {
+		return nil, err
 	}
-	m.window = mem.MakeRange(mem.Addr(at), windowSlots*mem.PageSize)
-	owner.addPrivate(m.window)
 	defer func() {
 		if err != nil {
 			m.Close()
 		}
 	}()
 	// A forked child must not carry copies of pages that are on their way.
-	if _, err := agent.Call(unix.SYS_MADVISE, at, uintptr(m.window.Len()), unix.MADV_DONTFORK); err != nil {
+	if _, err := agent.Call(unix.SYS_MADVISE, uintptr(m.window.Start), uintptr(m.window.Len()), unix.MADV_DONTFORK); err != nil {
 		return nil, fmt.Errorf("keeping the window from children: %w", err)
 	}
 	w, err := agent.Call(unix.SYS_USERFAULTFD, uintptr(unix.O_CLOEXEC|uapi.UFFD_USER_MODE_ONLY))
@@ -86,6 +85,22 @@ func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 		return nil, fmt.Errorf("registering the window: %w", errno)
 	}
 	return m, nil
+}
+
+// mapWindow makes the window. No scan may run in between: it would take the
+// new mapping for the program's and register it with the program's descriptor,
+// and W be refused (EBUSY).
+func (m *mover) mapWindow() error {
+	m.owner.scanMu.Lock()
+	defer m.owner.scanMu.Unlock()
+	at, err := m.agent.Call(unix.SYS_MMAP, inject.Hint(), windowSlots*mem.PageSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uintptr(0), 0)
+	if err != nil {
+		return fmt.Errorf("mapping the window: %w", err)
+	}
+	m.window = mem.MakeRange(mem.Addr(at), windowSlots*mem.PageSize)
+	m.owner.addPrivate(m.window)
+	return nil
 }
 
 // Slots is pager.Mover's.
@@ -119,23 +134,35 @@ func (m *mover) Move(runs []pager.Run) error {
 // caches of all processors on which the program runs. From another one that
 // takes an interrupt there for every call, which is dear in a virtual machine
 // and hits the faulting thread. So scattered pages are moved on that thread's
-// own processor, where the flush is local. Long runs are few calls: they are
-// moved on the evictor's processor, and the program goes on meanwhile.
+// own processor, where the flush is local, in the idle class: to a thread that
+// is woken the processor looks free, and it stays. Long runs are few calls:
+// they are moved on the evictor's processor, and the program goes on meanwhile.
 func (m *mover) place(runs []pager.Run) {
 	pages := 0
 	for _, r := range runs {
 		pages += r.Pages
 	}
-	cpu := place.Current()
+	here := place.Current()
+	cpu, idle := here, false
 	if pages < scattered*len(runs) {
 		if fault := m.owner.pg.CPU(); fault >= 0 {
-			cpu = fault
+			cpu, idle = fault, true
 		}
 	}
+	if m.idle && !m.agent.Idle() {
+		m.starved = time.Now() // the program, or others, keep it from running there
+	}
+	idle = idle && time.Since(m.starved) > starvedFor
+	m.idle = m.agent.SetIdle(idle)
+	m.agent.Watch(cpu != here)
 	if cpu != m.cpu && m.agent.SetCPU(cpu) == nil {
 		m.cpu = cpu
 	}
 }
+
+// starvedFor is how long an agent that has starved in the idle class stays out
+// of it.
+const starvedFor = 100 * time.Millisecond
 
 // scattered is the mean length of runs, in pages, below which a batch counts
 // as scattered.

@@ -53,7 +53,7 @@ func TestPython(t *testing.T) {
 // programs, H14.
 func TestPythonProcesses(t *testing.T) {
 	same(t, program{
-		args:  []string{tool(t, "python3"), script(t, "processes.py"), strconv.Itoa(smaller(800_000, 200_000))},
+		args:  []string{tool(t, "python3"), script(t, "processes.py"), strconv.Itoa(smaller(800_000, 300_000))},
 		limit: uint64(smaller(24, 10)) * mib, stores: both, stderr: true,
 	})
 }

@@ -5,7 +5,6 @@
 package runner
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -71,9 +70,6 @@ type space struct {
 	// ids are the words that the kernel clears at the end of threads.
 	ids map[mem.Addr]struct{}
 }
-
-// ErrCompat is returned for programs of another ABI.
-var ErrCompat = errors.New("32-bit programs are not supported")
 
 // Start launches the program. The caller must Wait for it.
 func Start(o Options) (*Run, error) {

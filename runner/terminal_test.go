@@ -287,24 +287,60 @@ func TestStopped(t *testing.T) {
 		limit: 4 * mib, stores: []string{"mem:"}, stderr: true, group: true,
 		while: func(t *testing.T, r *run) {
 			for i := range 30 {
-				stop := []syscall.Signal{unix.SIGTSTP, unix.SIGSTOP}[i%2]
-				if unix.Kill(-r.pid(), stop) != nil {
-					return // it has ended
-				}
-				for state := "R"; state != "T"; {
-					var err error
-					if state, err = stateOf(r.pid()); err != nil || state == "Z" {
-						return
-					}
-					time.Sleep(time.Millisecond)
-				}
-				if err := unix.Kill(-r.pid(), unix.SIGCONT); err != nil {
-					t.Error(err)
+				if !stopJob(t, r.pid(), []syscall.Signal{unix.SIGTSTP, unix.SIGSTOP}[i%2]) {
+					return
 				}
 				time.Sleep(5 * time.Millisecond) // so that something happens
 			}
 		},
 	})
+}
+
+// TestStoppedWhileStarting stops the job before the program's first
+// instruction. A child that is stopped on its way to exec holds its parent in
+// vfork(2), where that does not stop: the shell would wait for ever.
+func TestStoppedWhileStarting(t *testing.T) {
+	bin, program := command(t), tool(t, "true")
+	for range 10 {
+		cmd := exec.Command(bin, "run", "--limit", "16MiB", "--", program)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for stopJob(t, cmd.Process.Pid, unix.SIGTSTP) {
+			if t.Failed() {
+				_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+				break
+			}
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// stopJob stops a process group and continues it when its leader is stopped.
+// It reports false if the leader has ended.
+func stopJob(t *testing.T, leader int, sig syscall.Signal) bool {
+	t.Helper()
+	if unix.Kill(-leader, sig) != nil {
+		return false
+	}
+	state := "R"
+	for until := time.Now().Add(atOnce); state != "T"; time.Sleep(time.Millisecond) {
+		var err error
+		if state, err = stateOf(leader); err != nil || state == "Z" {
+			return false
+		}
+		if time.Now().After(until) {
+			t.Errorf("signal %d does not stop the job: state %s", sig, state)
+			break
+		}
+	}
+	if err := unix.Kill(-leader, unix.SIGCONT); err != nil {
+		t.Error(err)
+	}
+	return true
 }
 
 // stateOf returns the state of a process, proc_pid_stat(5).

@@ -44,14 +44,14 @@ func (k Kind) String() string {
 // only.
 type Ref struct {
 	loc  uint64 // offset of the blob, or the word of a KindWord page
-	sum  uint32 // crc32c of the page, before compression
+	sum  uint32 // part of a hash of the page, before compression
 	n    uint16 // length of the blob in bytes
 	kind Kind
 	fold uint8 // see foldRef: finds a Ref that was damaged in memory
 }
 
 // MakeRef returns the Ref of a page of the given kind, for use by stores.
-// loc is where its blob of n bytes lies, sum the page's CRC-32C.
+// loc is where its blob of n bytes lies, sum the page's checksum.
 func MakeRef(kind Kind, loc uint64, n int, sum uint32) Ref {
 	r := Ref{loc: loc, sum: sum, n: uint16(n), kind: kind}
 	r.fold = foldRef(r)
@@ -89,7 +89,8 @@ func (r Ref) Loc() uint64 { return r.loc }
 // Len returns the length of the blob in bytes, zero for Inline pages.
 func (r Ref) Len() int { return int(r.n) }
 
-// Sum returns the CRC-32C of the page before compression.
+// Sum returns the checksum of the page before compression, which means
+// something to the store only.
 func (r Ref) Sum() uint32 { return r.sum }
 
 // Valid reports whether r can have come from MakeRef with a kind and a length

@@ -47,6 +47,12 @@ type Store interface {
 	// the content of dst is not defined and must not be used.
 	Get(ctx context.Context, ref Ref, dst []byte) error
 
+	// Same reports whether page, of mem.PageSize bytes, is the page of ref, if
+	// that can be told without waiting for a device; else it returns false.
+	// It compares the bytes, or a hash of 128 bits. Like TryGet it may be
+	// called on the path of a fault.
+	Same(ref Ref, page []byte) bool
+
 	// Share adds a reference to the page: it then lives until Free was
 	// called once more. The page of the zero Ref, and pages that live in
 	// their Ref alone, have no count.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/sys"
 )
 
 // run is the tracer thread. It is never unlocked: a thread that has been a
@@ -39,7 +40,7 @@ func (t *Tracer) run(o Options, started chan<- error) {
 // keeps the kernel from sending SIGCHLD for each of the program's stops. It
 // comes after the launch, so that the program does not inherit it.
 func prepareSignals() error {
-	if err := unblock(int(wakeSignal)); err != nil {
+	if err := sys.UnblockSignals(1 << (wakeSignal - 1)); err != nil {
 		return fmt.Errorf("unblock signal %d: %w", wakeSignal, err)
 	}
 	sa, err := getAction(int(wakeSignal))
@@ -71,10 +72,11 @@ var launching sync.Mutex
 // start of another Go runtime, which takes longer than all of this, and
 // which loses signal dispositions and masks on its way. So the child is
 // forked by the standard library, asks for PTRACE_TRACEME, and stops at the
-// end of exec. Then it is exchanged: detached into a group stop, and seized
-// from there. The group stop is ended by a SIGCONT that the program does not
-// see. Until then PTRACE_O_EXITKILL is not there to end the program with the
-// supervisor; the parent death signal does that, and is taken back at the end.
+// end of exec. Then it is exchanged: detached to sleep, and seized from there.
+// It does not sleep in a group stop, since anybody may end that by SIGCONT,
+// and the program would run with nobody to see it. Until it is seized
+// PTRACE_O_EXITKILL is not there to end the program with the supervisor; the
+// parent death signal does that, and is taken back at the end.
 func launch(o Options) (pid int, err error) {
 	argv := o.Argv
 	if len(argv) == 0 {
@@ -82,6 +84,12 @@ func launch(o Options) (pid int, err error) {
 	}
 	launching.Lock()
 	defer launching.Unlock()
+	// A child that is stopped before exec holds its parent in vfork(2), where
+	// that cannot be stopped, and a shell would wait for ever to see it so.
+	old, err := sys.BlockSignals(sys.StopSignals)
+	if err != nil {
+		return 0, err
+	}
 	restore := inheritIgnored()
 	pid, err = syscall.ForkExec(o.Path, argv, &syscall.ProcAttr{
 		Dir:   o.Dir,
@@ -90,10 +98,11 @@ func launch(o Options) (pid int, err error) {
 		Sys:   &syscall.SysProcAttr{Ptrace: true, Pdeathsig: unix.SIGKILL},
 	})
 	restore()
+	sys.SetSignalMask(old)
 	if err != nil {
 		return 0, err
 	}
-	if err = exchange(pid); err == nil {
+	if err = exchange(pid, old); err == nil {
 		err = forgetDeathSignal(pid)
 	}
 	if err == nil {
@@ -114,55 +123,41 @@ func launch(o Options) (pid int, err error) {
 // errKilled is returned if somebody kills the child while it is started.
 var errKilled = errors.New("killed before its first instruction")
 
-func exchange(pid int) error {
-	if err := await(pid, int(unix.SIGTRAP), false); err != nil {
+// exchange turns the traced child into a seized one, and gives it the signal
+// mask that it would have inherited had we not changed ours.
+func exchange(pid int, mask uint64) error {
+	if err := await(pid, func(code int) bool { return code == int(unix.SIGTRAP) }); err != nil {
 		return err
 	}
-	if err := ptrace(unix.PTRACE_DETACH, pid, 0, uintptr(unix.SIGSTOP)); err != nil {
+	rest, err := inject.MakeRest(pid)
+	if errors.Is(err, inject.ErrForeign) {
+		return ErrCompat
+	} else if err != nil {
+		return err
+	}
+	if err := ptrace(unix.PTRACE_DETACH, pid, 0, 0); err != nil {
 		return fmt.Errorf("detach from the new process: %w", err)
 	}
 	if err := ptrace(unix.PTRACE_SEIZE, pid, 0, options); err != nil {
 		return fmt.Errorf("trace the new process (a set-user-id or unreadable program needs CAP_SYS_PTRACE): %w", err)
 	}
-	if err := await(pid, int(unix.SIGSTOP)|unix.PTRACE_EVENT_STOP<<8, false); err != nil {
-		return err
-	}
-	mask, err := getMask(pid)
-	if err != nil {
-		return err
-	}
-	const cont = 1 << (unix.SIGCONT - 1)
-	if mask&cont != 0 { // or it would stay pending, for the program to see
-		if err := setMask(pid, mask&^cont); err != nil {
-			return err
-		}
-	}
-	if err := unix.Tgkill(pid, pid, unix.SIGCONT); err != nil {
-		return err
-	}
-	if err := await(pid, int(unix.SIGCONT), true); err != nil {
-		return err
-	}
-	// From here to a stop that has nothing to do with a signal.
 	if err := ptrace(unix.PTRACE_INTERRUPT, pid, 0, 0); err != nil {
 		return err
 	}
-	if err := await(pid, int(unix.SIGTRAP)|unix.PTRACE_EVENT_STOP<<8, true); err != nil {
+	// In a group stop, if somebody stops it now: it stays there.
+	if err := await(pid, func(code int) bool { return code>>8 == unix.PTRACE_EVENT_STOP }); err != nil {
 		return err
 	}
-	if mask&cont != 0 {
-		return setMask(pid, mask)
+	if err := rest.Wake(); err != nil {
+		return err
 	}
-	return nil
+	return setMask(pid, mask)
 }
 
 // forgetDeathSignal takes the parent death signal back, by a call made in the
 // new process, which stands before its first instruction.
 func forgetDeathSignal(pid int) error {
 	s, err := inject.Open(pid)
-	if errors.Is(err, inject.ErrForeign) {
-		return nil // a 32-bit program keeps it, and can tell by prctl(2)
-	}
 	if err == nil {
 		_, err = s.Syscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, 0)
 		err = errors.Join(err, s.Close())
@@ -173,19 +168,11 @@ func forgetDeathSignal(pid int) error {
 	return nil
 }
 
-// await waits for the stop with this code, a signal number with the event in
-// the bits above 8, and lets the child go on from all others; with resume set
-// also from the stop that it is in now. A signal that comes from outside
-// meanwhile takes its effect.
-func await(pid, code int, resume bool) error {
-	sig := 0
+// await waits for a stop of the wanted code, a signal number with the event in
+// the bits above 8, and lets the child go on from all others. A signal that
+// comes from outside meanwhile takes its effect.
+func await(pid int, wanted func(code int) bool) error {
 	for {
-		if resume {
-			if err := ptrace(unix.PTRACE_CONT, pid, 0, uintptr(sig)); err != nil {
-				return err
-			}
-		}
-		resume = true
 		ws, err := waitChild(pid)
 		switch {
 		case err != nil:
@@ -193,12 +180,15 @@ func await(pid, code int, resume bool) error {
 		case !ws.Stopped():
 			return errKilled
 		}
-		got := stopCode(ws)
-		if got == code {
+		sig := stopCode(ws)
+		if wanted(sig) {
 			return nil
 		}
-		if sig = got; got>>8 != 0 {
+		if sig>>8 != 0 {
 			sig = 0
+		}
+		if err := ptrace(unix.PTRACE_CONT, pid, 0, uintptr(sig)); err != nil {
+			return err
 		}
 	}
 }

@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 			driverMain(os.Args[2:])
 		}
 	}
+	testutil.DefaultSignals()
 	code := m.Run()
 	if toolDir != "" {
 		os.RemoveAll(toolDir)

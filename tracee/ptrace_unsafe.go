@@ -115,17 +115,6 @@ func setAction(sig int, sa sigaction) error {
 	return nil
 }
 
-// unblock lets the calling thread receive sig.
-func unblock(sig int) error {
-	set := uint64(1) << (sig - 1)
-	const sigUnblock = 1
-	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigUnblock, uintptr(unsafe.Pointer(&set)), 0, 8, 0, 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
-
 // sameSpace asks kcmp(2) whether two tasks share their memory. It fails where
 // the kernel was built without it (CONFIG_KCMP) and for tasks that we may
 // not inspect.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -32,8 +31,10 @@ type relay struct {
 	quit    chan struct{}
 
 	// Of the tracer thread.
-	got     [65]time.Time // when the root program last got the signal, zero once matched
-	stopSig int           // the root program is in a group stop by this signal
+	got     [65][]time.Time // when the root program got the signal, until matched
+	stopSig int             // the root program is in a group stop by this signal
+	stopAt  time.Time       // when it entered its latest group stop
+	contAt  time.Time       // when it left that, or we were told to continue
 }
 
 // Values of si_code, sigaction(2).
@@ -46,6 +47,9 @@ const (
 const (
 	// sameSend is how far apart the two copies of one signal may be seen.
 	sameSend = time.Second
+	// maxSights bounds what is remembered of a signal that comes in floods and
+	// of which we get no copy.
+	maxSights = 64
 	// grace is how long the program's copy may take to be seen after ours.
 	// In between it is neither pending nor reported: the kernel has handed
 	// it to a thread that has not got to its stop.
@@ -122,7 +126,11 @@ func (r *relay) forwardLater(s os.Signal) {
 			return // from the terminal, which sends them to groups only
 		}
 	}
-	go r.forward(int(sig), time.Now())
+	at := time.Now()
+	if sig == unix.SIGCONT {
+		r.t.Do(func() { r.contAt = at })
+	}
+	go r.forward(int(sig), at)
 }
 
 // verdict says what is to be done with a signal that the supervisor got.
@@ -156,8 +164,12 @@ func (r *relay) judge(sig int, at time.Time) verdict {
 		return lost
 	default:
 	}
-	if got := r.got[sig]; !got.IsZero() && at.Sub(got).Abs() < sameSend {
-		r.got[sig] = time.Time{}
+	if r.match(sig, at) {
+		return drop
+	}
+	// A signal to stop takes back one to continue that has not been acted upon,
+	// and the other way around, signal(7). The program's copy may be gone so.
+	if sig == int(unix.SIGCONT) && r.stopAt.After(at) || isStopSignal(sig) && r.contAt.After(at) {
 		return drop
 	}
 	// A signal that is pending is not queued twice, so this one would change
@@ -168,6 +180,21 @@ func (r *relay) judge(sig int, at time.Time) verdict {
 	return unknown
 }
 
+// match takes one sight of a signal that the program got at about that time.
+// It reports whether there was one.
+func (r *relay) match(sig int, at time.Time) bool {
+	sights := r.got[sig]
+	for len(sights) > 0 && at.Sub(sights[0]) > sameSend {
+		sights = sights[1:] // nobody has come for it
+	}
+	found := len(sights) > 0 && sights[0].Sub(at) < sameSend
+	if found {
+		sights = sights[1:]
+	}
+	r.got[sig] = sights
+	return found
+}
+
 // saw notes that the root program gets a signal, if it is one of which the
 // supervisor may have got a copy.
 func (r *relay) saw(th *Thread, sig int) {
@@ -176,7 +203,11 @@ func (r *relay) saw(th *Thread, sig int) {
 	}
 	si, err := getSiginfo(th.tid)
 	if err == nil && copied(syscall.Signal(sig), si) {
-		r.got[sig] = time.Now()
+		sights := r.got[sig]
+		if len(sights) >= maxSights {
+			sights = sights[1:]
+		}
+		r.got[sig] = append(sights, time.Now())
 	}
 }
 
@@ -197,8 +228,8 @@ func copied(sig syscall.Signal, si siginfo) bool {
 
 // rootRuns notes that a thread has left its group stop.
 func (r *relay) rootRuns(th *Thread) {
-	if r != nil && th.proc == r.t.root {
-		r.stopSig = 0
+	if r != nil && th.proc == r.t.root && r.stopSig != 0 {
+		r.stopSig, r.contAt = 0, time.Now()
 	}
 }
 
@@ -213,7 +244,7 @@ func (r *relay) rootStops(th *Thread, sig int) {
 			return
 		}
 	}
-	r.stopSig = sig
+	r.stopSig, r.stopAt = sig, time.Now()
 	select {
 	case r.stopped <- sig:
 	default: // one is on its way already
@@ -228,21 +259,19 @@ func (r *relay) stopSelf(sig int) {
 	for len(r.ch) > 0 {
 		r.forwardLater(<-r.ch)
 	}
-	stay := false
+	// On the tracer thread, so that nothing comes between the last look and the
+	// stop: whoever continues the job after that continues us, too.
 	r.t.Do(func() {
-		const cont = 1 << (unix.SIGCONT - 1)
-		stay = r.stopSig != 0 && pendingShared(r.t.root.pid)&cont == 0
+		if r.stopSig != 0 && pendingShared(r.t.root.pid)&(1<<(unix.SIGCONT-1)) == 0 {
+			raise(syscall.Signal(sig))
+		}
 	})
-	if stay {
-		raise(syscall.Signal(sig))
-	}
 }
 
 // raise stops this process by a stop signal, the one that its parent is to
-// see, and returns when the process has been continued.
+// see, and returns when the process has been continued. It is for the tracer
+// thread, which is locked.
 func raise(sig syscall.Signal) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	if sig != unix.SIGSTOP {
 		old, err := getAction(int(sig))
 		if err != nil || setAction(int(sig), sigaction{handler: sigDfl}) != nil {

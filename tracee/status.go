@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/sys"
 )
 
 // Status says how a process ended.
@@ -57,7 +59,7 @@ func MirrorExit(s Status) {
 	runtime.LockOSThread()
 	signal.Reset(sig)
 	_ = setAction(int(sig), sigaction{handler: sigDfl}) // fails for SIGKILL, which needs nothing
-	_ = unblock(int(sig))
+	_ = sys.UnblockSignals(1 << (sig - 1))
 	// Sent to this very thread the signal is delivered before the call
 	// returns.
 	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), sig)

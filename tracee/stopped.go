@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/procmem"
 )
 
 // stopRequest is a call of Stopped that waits for a thread.
@@ -90,7 +92,23 @@ func (t *Tracer) request(s *Space, r *stopRequest) {
 		}
 	}
 	s.reqs = append(s.reqs, r)
-	t.interruptNext(s, r)
+	if !t.interruptRunning(s, r) {
+		t.interruptNext(s, r)
+	}
+}
+
+// interruptRunning interrupts all threads of s that want a processor: one
+// alone may have to wait for its turn behind the others for many milliseconds.
+// It reports whether there were any.
+func (t *Tracer) interruptRunning(s *Space, r *stopRequest) (any bool) {
+	for p := range s.procs {
+		for _, th := range p.threads {
+			if procmem.Running(p.pid, th.tid) && t.interrupt(r, th) {
+				any = true
+			}
+		}
+	}
+	return any
 }
 
 // interruptNext interrupts a thread that has not been tried yet; if all have

@@ -21,6 +21,9 @@ import (
 // tree, when there is none any more.
 var ErrGone = errors.New("program is gone")
 
+// ErrCompat is matched when the program to start is a 32-bit one.
+var ErrCompat = errors.New("32-bit programs are not supported")
+
 // Handler is told what happens to the tree. All methods are called on the
 // tracer thread, and the threads concerned are stopped until they return.
 // Embed [NopHandler] for those that are of no interest.

@@ -240,7 +240,7 @@ func startError(name string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return &ExitError{Code: ExitNotFound, Err: fmt.Errorf("%s: %w", name, err)}
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOEXEC), errors.Is(err, runner.ErrCompat):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOEXEC), errors.Is(err, tracee.ErrCompat):
 		return &ExitError{Code: ExitNotExecutable, Err: fmt.Errorf("%s: %w", name, err)}
 	}
 	return err

@@ -24,6 +24,7 @@ import (
 	"github.com/faultline-go/faultline/pager"
 	"github.com/faultline-go/faultline/runner"
 	"github.com/faultline-go/faultline/store"
+	"github.com/faultline-go/faultline/tracee"
 )
 
 // numbered is a run whose every number is another one, so that two that are
@@ -351,7 +352,7 @@ func TestStartError(t *testing.T) {
 	}{
 		{os.ErrNotExist, ExitNotFound},
 		{os.ErrPermission, ExitNotExecutable},
-		{runner.ErrCompat, ExitNotExecutable},
+		{tracee.ErrCompat, ExitNotExecutable},
 		{&doctor.RunError{}, ExitOwn},
 		{errors.New("another"), ExitOwn},
 	} {

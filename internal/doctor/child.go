@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/sys"
 )
 
 // childWork is what could be done to a child of ours, step by step. A nil
@@ -42,11 +44,20 @@ func workOnChild() childWork {
 		return w
 	}
 	defer null.Close()
+	// A child that is stopped before exec holds us in vfork(2), where the job
+	// cannot be stopped. After that it is out of the job, in a group of its own.
+	mask, err := sys.BlockSignals(sys.StopSignals)
+	if err != nil {
+		w.start = err
+		w.attach, w.read, w.take, w.same = errNoChild, errNoChild, errNoChild, errNoChild
+		return w
+	}
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"faultline"}, &syscall.ProcAttr{
 		Env:   []string{},
 		Files: []uintptr{null.Fd(), null.Fd(), null.Fd()},
-		Sys:   &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL},
+		Sys:   &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL, Setpgid: true},
 	})
+	sys.SetSignalMask(mask)
 	if err != nil {
 		// PTRACE_TRACEME and execve report through the same pipe. The
 		// other steps still tell something when done to ourselves.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/place"
 	"github.com/faultline-go/faultline/mem"
 )
 
@@ -79,6 +80,8 @@ type Agent struct {
 
 	mu     sync.Mutex    // serialises batches; taken before mapMu
 	seq    uint32        // under mu
+	watch  bool          // under mu: it runs beside us
+	idle   bool          // under mu: it is in the idle class
 	glance unix.Timespec // immutable; a field so that it does not escape anew
 
 	mapMu sync.Mutex
@@ -187,8 +190,13 @@ func (a *Agent) roundTripLocked(ops []Op) (stopped bool, err error) {
 
 // awaitLocked waits until the request a.seq is done.
 func (a *Agent) awaitLocked(sh *area) error {
-	if sh.done.Load() == a.seq {
+	if sh.done.Load() == a.seq || a.watch && a.watchLocked(sh) {
 		return nil
+	}
+	if a.idle {
+		// It starves where it is.
+		place.SetIdle(a.tid, false)
+		a.idle = false
 	}
 	var start time.Time
 	sh.waiting.Store(1)
@@ -217,6 +225,51 @@ func (a *Agent) awaitLocked(sh *area) error {
 			return fmt.Errorf("agent %d, after %v: %w", a.tid, answerTime, ErrAgentStuck)
 		}
 	}
+}
+
+// watchTime is how long the answer is watched for: longer than a batch takes.
+const watchTime = 400 * time.Microsecond
+
+// watchLocked looks out for the answer without sleeping. It reports whether
+// it has come.
+func (a *Agent) watchLocked(sh *area) bool {
+	for end := time.Now().Add(watchTime); time.Now().Before(end); place.Yield() {
+		for range 200 {
+			if sh.done.Load() == a.seq {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Watch makes Run look out for the answer for a while before it sleeps. It is
+// for an agent that runs on another processor than Run's caller: a sleep
+// costs two wakeups, and lets the caller's processor take over a thread from
+// the agent's.
+func (a *Agent) Watch(on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.watch = on
+}
+
+// SetIdle moves the agent to the idle scheduling class, where it leaves its
+// processor to whoever wants it, and back. It leaves the class by itself when
+// it does not answer in time. SetIdle reports in which one it is now.
+func (a *Agent) SetIdle(on bool) (idle bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if on != a.idle && place.SetIdle(a.tid, on) {
+		a.idle = on
+	}
+	return a.idle
+}
+
+// Idle reports whether the agent is in the idle class.
+func (a *Agent) Idle() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.idle
 }
 
 // SetSpin makes the agent look n times for the next request before it goes to

@@ -33,15 +33,15 @@ var (
 	ErrExec = errors.New("another thread has called exec")
 )
 
-// place says where in the kernel the thread was when it was borrowed.
-type place int
+// stopPlace says where in the kernel the thread was when it was borrowed.
+type stopPlace int
 
 const (
-	placeStop   place = iota // PTRACE_EVENT_STOP: on its way to user mode
-	placePoint               // inside a call that will now come to its end
-	placeSignal              // a signal is being delivered
-	placeEntry               // before a system call, at the entry stop
-	placeFilter              // before a system call, at the seccomp stop
+	placeStop   stopPlace = iota // PTRACE_EVENT_STOP: on its way to user mode
+	placePoint                   // inside a call that will now come to its end
+	placeSignal                  // a signal is being delivered
+	placeEntry                   // before a system call, at the entry stop
+	placeFilter                  // before a system call, at the seccomp stop
 )
 
 // Session is a ptrace-stopped thread whose state is saved, so that it can run
@@ -51,7 +51,7 @@ const (
 // threads of the program keep running.
 type Session struct {
 	tid    int
-	place  place
+	place  stopPlace
 	saved  regs    // what Close restores
 	nr     uintptr // of the call that the thread was about to make
 	args   [6]uintptr

@@ -143,3 +143,36 @@ func KeepWaiting(tid int) error {
 	}
 	return setRegs(tid, &r)
 }
+
+// Rest is a thread that sleeps until it is woken, whatever signals come that
+// it survives.
+type Rest struct {
+	tid   int
+	saved regs
+}
+
+// MakeRest makes a thread that stands before its program's first instruction,
+// traced but perhaps not seized, sleep as soon as it is let go, be it for good
+// (PTRACE_DETACH): so that nothing of the program runs until it is traced
+// again. No handler can be set yet, so that the call which it sleeps in is
+// restarted after every signal and stop. The error matches ErrForeign for
+// programs of another ABI.
+func MakeRest(tid int) (*Rest, error) {
+	s := Session{tid: tid}
+	if err := getRegs(tid, &s.saved); err != nil {
+		return nil, err
+	}
+	if err := s.findInsn(); err != nil {
+		return nil, err
+	}
+	r := s.saved
+	prepare(&r, s.insn, unix.SYS_PPOLL, &[6]uintptr{}) // no files, no timeout
+	if err := setRegs(tid, &r); err != nil {
+		return nil, err
+	}
+	return &Rest{tid, s.saved}, nil
+}
+
+// Wake puts the thread, which must be stopped, back before its first
+// instruction.
+func (r *Rest) Wake() error { return setRegs(r.tid, &r.saved) }

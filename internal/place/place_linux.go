@@ -25,13 +25,26 @@ type Thread struct {
 	statFD  int
 }
 
-// Self returns the calling thread. The goroutine must be locked to it.
+// Self returns the calling thread, which [Clear] leaves alone until Close. The
+// goroutine must be locked to it.
 func Self() *Thread {
-	return &Thread{tid: unix.Gettid(), cpu: -1, avoided: -1, statFD: -1, stat: make([]byte, 1024)}
+	t := &Thread{tid: unix.Gettid(), cpu: -1, avoided: -1, statFD: -1, stat: make([]byte, 1024)}
+	placed.Store(t.tid, true)
+	return t
 }
 
-// Close releases what CPUOf holds open.
+// placed has the threads that decide by themselves where they run, by id.
+var placed sync.Map
+
+// Close lets the thread run anywhere, in the normal class.
 func (t *Thread) Close() {
+	t.Normal()
+	t.Pin(-1)
+	t.closeStat()
+	placed.Delete(t.tid)
+}
+
+func (t *Thread) closeStat() {
 	if t.statFD >= 0 {
 		unix.Close(t.statFD)
 		t.statFD = -1
@@ -72,7 +85,7 @@ func setPolicy(tid, policy int) error {
 // Pin binds the thread to one processor, or with cpu < 0 to all those of
 // the whole process.
 func (t *Thread) Pin(cpu int) {
-	if cpu == t.cpu {
+	if cpu == t.cpu && t.avoided < 0 {
 		return
 	}
 	var set unix.CPUSet
@@ -84,7 +97,7 @@ func (t *Thread) Pin(cpu int) {
 	// A processor outside our cpuset is refused; the thread then stays where
 	// the kernel puts it, which costs time and nothing else.
 	if unix.SchedSetaffinity(0, &set) == nil {
-		t.cpu = cpu
+		t.cpu, t.avoided = cpu, -1
 	}
 }
 
@@ -95,7 +108,7 @@ func (t *Thread) CPU() int { return t.cpu }
 // last, or -1 if the thread is gone. Its file stays open for the next call.
 func (t *Thread) CPUOf(pid, tid int) int {
 	if tid != t.statOf || t.statFD < 0 {
-		t.Close()
+		t.closeStat()
 		fd, err := unix.Open(fmt.Sprintf("/proc/%d/task/%d/stat", pid, tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return -1
@@ -104,7 +117,7 @@ func (t *Thread) CPUOf(pid, tid int) int {
 	}
 	n, err := unix.Pread(t.statFD, t.stat, 0)
 	if err != nil {
-		t.Close()
+		t.closeStat()
 		return -1
 	}
 	return processor(t.stat[:n])
@@ -148,20 +161,60 @@ var allowed = sync.OnceValue(func() unix.CPUSet {
 	return set
 })
 
-// Avoid keeps the thread off one processor if there is another; with cpu < 0
-// off none. It costs nothing as long as cpu stays the same.
-func (t *Thread) Avoid(cpu int) {
-	if cpu == t.avoided {
-		return
-	}
-	set := allowed()
-	if cpu >= 0 && set.Count() > 1 {
-		set.Clear(cpu)
-	}
-	if unix.SchedSetaffinity(0, &set) == nil {
+// Avoid keeps the thread off one processor; with cpu < 0 off none. It costs
+// nothing as long as cpu stays the same. It reports whether there is another.
+func (t *Thread) Avoid(cpu int) bool {
+	set, others := allowedBut(cpu)
+	if cpu != t.avoided && unix.SchedSetaffinity(0, &set) == nil {
 		t.cpu, t.avoided = -1, cpu
 	}
+	return others
 }
+
+// allowedBut returns the processors that we may use without one of them, or
+// with it if there is no other.
+func allowedBut(cpu int) (set unix.CPUSet, others bool) {
+	set = allowed()
+	if cpu < 0 {
+		return set, true
+	}
+	if others = set.Count() > 1 || !set.IsSet(cpu); others {
+		set.Clear(cpu)
+	}
+	return set, others
+}
+
+// Clear keeps the threads of this process off one processor, except for those
+// that have placed themselves; with cpu < 0 off none. Those are the runtime's:
+// each of its timers and wakeups would push aside whoever takes turns with a
+// server there. Threads that are made later go where their maker may.
+func Clear(cpu int) {
+	set, others := allowedBut(cpu)
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil || !others {
+		return
+	}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if _, own := placed.Load(tid); err != nil || own {
+			continue
+		}
+		// It may have ended; and what is not moved costs time, nothing else.
+		_ = unix.SchedSetaffinity(tid, &set)
+	}
+}
+
+// SetIdle moves any thread that we may control to the idle class, or back. It
+// reports false, and changes nothing, where it could not be moved back.
+func SetIdle(tid int, idle bool) bool {
+	if !idle {
+		return setPolicy(tid, unix.SCHED_NORMAL) == nil
+	}
+	return canReturn() && setPolicy(tid, unix.SCHED_IDLE) == nil
+}
+
+// Yield lets other threads that want this processor have it first.
+func Yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // Urgent lets the calling thread run before all normal ones (SCHED_RR, which
 // needs CAP_SYS_NICE or RLIMIT_RTPRIO; without, as soon as nice values can

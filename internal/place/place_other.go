@@ -28,8 +28,14 @@ func (t *Thread) CPU() int { return -1 }
 // CPUOf returns -1.
 func (t *Thread) CPUOf(_, _ int) int { return -1 }
 
-// Avoid does nothing.
-func (t *Thread) Avoid(int) {}
+// Avoid reports false.
+func (t *Thread) Avoid(int) bool { return false }
+
+// Clear does nothing.
+func Clear(int) {}
+
+// Yield does nothing.
+func Yield() {}
 
 // Urgent does nothing.
 func Urgent() (restore func()) { return func() {} }

@@ -234,6 +234,32 @@ func (s *Store) TryGet(ref store.Ref, dst []byte) (ok bool, err error) {
 	return err == nil, err
 }
 
+// Same implements store.Store. It knows of what is staged, and of what the
+// kernel has of the file in memory.
+func (s *Store) Same(ref store.Ref, page []byte) bool {
+	if !ref.Valid() || s.base.Enter("same") != nil {
+		return false
+	}
+	defer s.base.Leave()
+	if ref.Inline() {
+		return codec.Same(ref, nil, page)
+	}
+	if end := s.extent.Load(); ref.Loc() >= end || end-ref.Loc() < uint64(ref.Len()) {
+		return false
+	}
+	sc := s.scratch.Get()
+	defer s.scratch.Put(sc)
+	blob, at := s.stage.find(ref, sc.Buf[:])
+	if blob == nil {
+		var ok bool
+		// An error will be told when the page is wanted.
+		if blob, ok, _ = s.file.TryPread(sc, ref.Len(), place(at)); !ok {
+			return false
+		}
+	}
+	return codec.Same(ref, blob, page)
+}
+
 // Get implements store.Store. The read itself is not interrupted by ctx.
 func (s *Store) Get(ctx context.Context, ref store.Ref, dst []byte) error {
 	if err := s.base.Enter("get"); err != nil {

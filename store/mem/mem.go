@@ -11,6 +11,7 @@ import (
 	"context"
 
 	"github.com/faultline-go/faultline/store"
+	"github.com/faultline-go/faultline/store/internal/codec"
 	"github.com/faultline-go/faultline/store/internal/core"
 	"github.com/faultline-go/faultline/store/internal/slab"
 )
@@ -101,6 +102,19 @@ func (s *Store) Get(ctx context.Context, ref store.Ref, dst []byte) error {
 	}
 	_, err := s.TryGet(ref, dst)
 	return err
+}
+
+// Same implements store.Store. It always knows.
+func (s *Store) Same(ref store.Ref, page []byte) bool {
+	if !ref.Valid() || s.base.Enter("same") != nil {
+		return false
+	}
+	defer s.base.Leave()
+	var blob []byte
+	if !ref.Inline() {
+		blob = s.arena.at(ref.Loc(), ref.Len())
+	}
+	return codec.Same(ref, blob, page)
 }
 
 // Share implements store.Store.

@@ -4,28 +4,64 @@
 //
 // A page of zeros, or of one repeated 8-byte word, becomes a Ref and no blob.
 // A page that does not shrink to fifteen sixteenths is its own blob, since
-// reading it back is then a copy. The CRC-32C of the page goes into the Ref and
-// is checked on the way back, whatever the codec.
+// reading it back is then a copy. Every page is hashed by XXH3. 32 bits of the
+// hash go into the Ref, and all 128 stand at the end of a compressed blob: both
+// are checked on the way back, and by the latter a page is recognised as the
+// same without being decoded.
 package codec
 
 import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
+	"math/rand/v2"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
+	"github.com/zeebo/xxh3"
 
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/store"
 	"github.com/faultline-go/faultline/store/internal/lz4page"
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// print is the hash of a page, by which two pages differ as surely as by their
+// bytes. It is the same within one process only.
+type print [printLen]byte
 
-// Sum returns the CRC-32C of page.
-func Sum(page []byte) uint32 { return crc32.Checksum(page, castagnoli) }
+// printLen is the length of the hash at the end of a compressed blob, in bytes.
+const printLen = 16
+
+// seed keeps anybody from preparing two pages of one hash.
+var seed = rand.Uint64()
+
+func printOf(page []byte) print { return xxh3.Hash128Seed(page, seed).Bytes() }
+
+// sum is the part of a hash that goes into the Ref.
+func (p *print) sum() uint32 { return binary.BigEndian.Uint32(p[printLen-4:]) }
+
+// Sum returns the sum that goes into the Ref of page.
+func Sum(page []byte) uint32 {
+	p := printOf(page)
+	return p.sum()
+}
+
+// Same reports whether page is the page of ref, whose blob is given; it is
+// empty for a page that lives in its Ref. Preconditions: ref is valid, page has
+// mem.PageSize bytes.
+func Same(ref store.Ref, blob, page []byte) bool {
+	switch ref.Kind() {
+	case store.KindZero, store.KindWord:
+		w, ok := RepeatedWord((*[mem.PageSize]byte)(page))
+		return ok && w == ref.Loc()
+	case store.KindRaw:
+		return bytes.Equal(blob, page)
+	}
+	if len(blob) != ref.Len() || len(blob) < printLen {
+		return false
+	}
+	return print(blob[len(blob)-printLen:]) == printOf(page)
+}
 
 // Encoder turns pages into blobs. One goroutine at a time may use it.
 type Encoder struct {
@@ -88,15 +124,16 @@ func (e *Encoder) Encode(page []byte) Encoded {
 		}
 		return Encoded{Kind: store.KindWord, Word: w, Sum: Sum(page)}
 	}
-	x := Encoded{Kind: store.KindRaw, Sum: Sum(page), Blob: page}
+	mark := printOf(page)
+	x := Encoded{Kind: store.KindRaw, Sum: mark.sum(), Blob: page}
 	switch e.codec {
 	case store.LZ4:
 		if b := e.lz.Compress(p); b != nil {
-			x.Kind, x.Blob = store.KindLZ4, b
+			x.Kind, x.Blob = store.KindLZ4, append(b, mark[:]...)
 		}
 	case store.Zstd:
 		if b := e.zstd.EncodeAll(page, e.buf[:0]); len(b) <= lz4page.MaxOut {
-			x.Kind, x.Blob = store.KindZstd, b
+			x.Kind, x.Blob = store.KindZstd, append(b, mark[:]...)
 		}
 	}
 	return x
@@ -158,9 +195,17 @@ func (d *Decoder) Decode(ref store.Ref, blob, dst []byte) error {
 	if len(blob) != ref.Len() {
 		return fmt.Errorf("%w: the blob has %d bytes, not %d", store.ErrCorrupt, len(blob), ref.Len())
 	}
-	switch ref.Kind() {
-	case store.KindRaw:
+	if ref.Kind() == store.KindRaw {
 		copy(dst, blob)
+		return verify(ref, dst)
+	}
+	if len(blob) <= printLen {
+		return fmt.Errorf("%w: the blob has %d bytes", store.ErrCorrupt, len(blob))
+	}
+	tail := len(blob) - printLen
+	want := print(blob[tail:])
+	blob = blob[:tail]
+	switch ref.Kind() {
 	case store.KindLZ4:
 		n, err := lz4.UncompressBlock(blob, dst)
 		if err != nil || n != mem.PageSize {
@@ -173,7 +218,10 @@ func (d *Decoder) Decode(ref store.Ref, blob, dst []byte) error {
 	default:
 		return fmt.Errorf("%w: no blob of kind %v", store.ErrCorrupt, ref.Kind())
 	}
-	return verify(ref, dst)
+	if got := printOf(dst); got != want || got.sum() != ref.Sum() {
+		return wrongSum(got.sum(), ref)
+	}
+	return nil
 }
 
 func (d *Decoder) decodeZstd(blob, dst []byte) error {
@@ -199,7 +247,11 @@ func (d *Decoder) decodeZstd(blob, dst []byte) error {
 
 func verify(ref store.Ref, page []byte) error {
 	if sum := Sum(page); sum != ref.Sum() {
-		return fmt.Errorf("%w: its checksum is %08x, not %08x", store.ErrCorrupt, sum, ref.Sum())
+		return wrongSum(sum, ref)
 	}
 	return nil
+}
+
+func wrongSum(sum uint32, ref store.Ref) error {
+	return fmt.Errorf("%w: its checksum is %08x, not %08x", store.ErrCorrupt, sum, ref.Sum())
 }

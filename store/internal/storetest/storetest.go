@@ -19,6 +19,7 @@ type Open func(t testing.TB, c store.Codec, maxBytes int64) store.Store
 func Run(t *testing.T, open Open) {
 	for c := store.LZ4; c <= store.None; c++ {
 		t.Run("RoundTrip/"+c.String(), func(t *testing.T) { roundTrip(t, open(t, c, 0)) })
+		t.Run("Same/"+c.String(), func(t *testing.T) { same(t, open(t, c, 0)) })
 		t.Run("DamagedRef/"+c.String(), func(t *testing.T) { damagedRef(t, open(t, c, 0)) })
 		// Under the race detector the zstd library's own pool forgets at
 		// random.
@@ -104,6 +105,30 @@ func roundTrip(t *testing.T, s store.Store) {
 	}
 	if st := s.Stats(); st.Live != 0 || st.LiveBytes != 0 || st.Misused != 0 {
 		t.Errorf("all freed, but %+v", st)
+	}
+}
+
+// same holds that a page is known by itself alone: a wrong yes would lose what
+// a program has written.
+func same(t *testing.T, s store.Store) {
+	defer shut(t, s)
+	for _, shape := range Shapes {
+		page := Page(shape, 5)
+		ref := Put(t, s, page)
+		if !s.Same(ref, bytes.Clone(page)) {
+			t.Errorf("%v: not the same as itself", ref)
+		}
+		for at := range page {
+			page[at] ^= 1 << (at % 8)
+			if s.Same(ref, page) {
+				t.Fatalf("%v: the same with byte %d changed", ref, at)
+			}
+			page[at] ^= 1 << (at % 8)
+		}
+		if s.Same(store.Ref{}, page) {
+			t.Errorf("%s: the page of the zero Ref", shape)
+		}
+		s.Free(ref)
 	}
 }
 
