@@ -6,8 +6,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/faultline-go/faultline/mem"
 )
 
 // children collects what Forked is told.
@@ -49,7 +47,7 @@ func (r *rig) forkOff(k *sim, c *children) (*sim, *Space) {
 	cfg := SpaceConfig{Name: "child", Mover: ck.newMover, Mapping: ck.mapping, Present: ck.presentIn}
 	cfg.Forked = c.forked
 	cs := c.take(r.fdOf(ck)).Start(ck, cfg)
-	for _, v := range ck.vmas {
+	for _, v := range ck.areas {
 		_ = cs.FindResident(v.Range)
 	}
 	return ck, cs
@@ -75,7 +73,8 @@ func TestFork(t *testing.T) {
 		var c children
 		k := r.space()
 		k.mmap(pages(0, n))
-		k.vmas = append(k.vmas, simVMA{Range: pages(n, 10), wipe: true})
+		k.mmap(pages(n, 10))
+		k.wipe()
 		r.attach(k, c.hook)
 		r.fill(k, 0, n+10, 1)
 		ck, _ := r.forkOff(k, &c)
@@ -127,11 +126,9 @@ func TestForkDiscard(t *testing.T) {
 		for i := range 600 {
 			r.wantPage(k, page(i), pattern(uint64(i)+1))
 		}
-		r.world.mu.Lock()
 		for _, s := range r.sims[1:] { // the children exit
-			s.zapLocked(mem.Range{Start: 0, End: 1 << 40})
+			s.end()
 		}
-		r.world.mu.Unlock()
 	})
 }
 

@@ -31,9 +31,7 @@ func TestModel(t *testing.T) {
 					for range 5 {
 						ck := k.fork()
 						c.take(r.fdOf(ck)).Discard()
-						r.world.mu.Lock()
-						ck.zapLocked(mem.Range{Start: 0, End: 1 << 40})
-						r.world.mu.Unlock()
+						ck.end()
 					}
 				})
 			}
