@@ -5,6 +5,7 @@ package pager
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -15,7 +16,9 @@ import (
 
 // TestModel runs threads at random over one space, each in a part of its own,
 // so that each knows what it must read: its latest store, zeros after REMOVE,
-// never anything else. The bound holds at every step.
+// never anything else. Now and then a thread pins a page, and with half of the
+// seeds it forks, and the child has to see what the thread would (H14). The
+// bound holds at every step where nothing is shared.
 func TestModel(t *testing.T) {
 	for seed := range uint64(6) {
 		simulateNow(t, Config{Readahead: []int{-1, 4, 64}[seed%3]}, func(r *rig) {
@@ -24,10 +27,10 @@ func TestModel(t *testing.T) {
 			k.short = int(seed % 4)
 			var wg sync.WaitGroup
 			for tid := range 4 {
-				wg.Go(func() { r.roam(k, s, tid, seed) })
+				wg.Go(func() { r.roam(k, s, tid, seed, &c) })
 			}
 			if seed%2 == 0 {
-				wg.Go(func() { // forks, for pages to be shared
+				wg.Go(func() { // children that nobody serves
 					for range 5 {
 						ck := k.fork()
 						c.take(r.fdOf(ck)).Discard()
@@ -44,13 +47,20 @@ func TestModel(t *testing.T) {
 }
 
 // roam is one thread of TestModel.
-func (r *rig) roam(k *sim, s *Space, tid int, seed uint64) {
+func (r *rig) roam(k *sim, s *Space, tid int, seed uint64, c *children) {
 	rng := rand.New(rand.NewPCG(seed, uint64(tid)))
 	const n = 400
 	first := tid * 1000 // and 500 more pages above, for remaps
 	oracle := make([][]byte, n)
 	at := 0
+	var kids sync.WaitGroup
+	defer kids.Wait()
 	for step := range 800 {
+		if seed%2 == 0 && step == 150*tid+200 {
+			ck, cs := r.forkOff(k, c)
+			here, seen := page(first+at), slices.Clone(oracle)
+			kids.Go(func() { r.roamChild(ck, cs, here, seen) })
+		}
 		i := rng.IntN(n)
 		if rng.IntN(3) > 0 { // a run now and then
 			i = step % n
@@ -64,7 +74,7 @@ func (r *rig) roam(k *sim, s *Space, tid int, seed uint64) {
 				return
 			}
 			oracle[i] = b
-		case op < 94:
+		case op < 93:
 			got, err := k.load(uint32(tid), pg)
 			want := oracle[i]
 			if want == nil {
@@ -79,6 +89,8 @@ func (r *rig) roam(k *sim, s *Space, tid int, seed uint64) {
 					err, describe(want), s.pageState(int(pg-base.Page())))
 				return
 			}
+		case op < 94: // until its turn comes again
+			k.pin(pg, rng.IntN(2) == 0)
 		case op < 98:
 			j := min(n, i+1+rng.IntN(40))
 			k.remove(mem.Range{Start: pg.Addr(), End: pg.Addr() + mem.Addr((j-i)*mem.PageSize)})
@@ -100,6 +112,29 @@ func (r *rig) roam(k *sim, s *Space, tid int, seed uint64) {
 			// The kernel has it registered; so have we.
 		}
 	}
+}
+
+// roamChild checks a child's copy of what its forking thread had, in passing
+// makes it the child's own, and ends it.
+func (r *rig) roamChild(k *sim, s *Space, first mem.Page, oracle [][]byte) {
+	for i, want := range oracle {
+		pg := first + mem.Page(i)
+		if want == nil {
+			want = zeroPage
+		}
+		got, err := k.load(1, pg)
+		if err != nil || !bytes.Equal(got, want) {
+			r.Errorf("child: page %v holds %s (%v), want %s", pg.Addr(), describe(got), err, describe(want))
+			break
+		}
+		if i%3 == 0 {
+			if err := k.store(1, pg, pattern(uint64(i))); err != nil {
+				r.Error(err)
+			}
+		}
+	}
+	s.Close()
+	k.end()
 }
 
 // TestTableModel compares the table with a map.

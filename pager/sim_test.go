@@ -145,6 +145,8 @@ type sim struct {
 	fd      *vkernel.Descriptor // set once, before arrived is closed
 	arrived chan struct{}
 
+	forking sync.Mutex // held in fork, which tells by the order which child is whose
+
 	idle  map[uint32][]*vkernel.Thread // by the tid that tests give; protected by mu
 	pins  map[mem.Page]func()          // unpin; protected by mu
 	extra []uapi.Msg                   // to be read before all others; protected by mu
@@ -400,6 +402,8 @@ func (k *sim) remap(from mem.Range, to mem.Addr) {
 
 // fork returns the child, once the event with its descriptor has been read.
 func (k *sim) fork() *sim {
+	k.forking.Lock()
+	defer k.forking.Unlock()
 	var c *sim
 	k.call("fork", func(th *vkernel.Thread) syscall.Errno {
 		_, errno := th.ForkWith(func(p *vkernel.Process) {
