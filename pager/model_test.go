@@ -57,9 +57,8 @@ func (r *rig) roam(k *sim, s *Space, tid int, seed uint64, c *children) {
 	defer kids.Wait()
 	for step := range 800 {
 		if seed%2 == 0 && step == 150*tid+200 {
-			ck, cs := r.forkOff(k, c)
-			here, seen := page(first+at), slices.Clone(oracle)
-			kids.Go(func() { r.roamChild(ck, cs, here, seen) })
+			child := r.roamChild(k, c, page(first+at), slices.Clone(oracle))
+			kids.Go(child)
 		}
 		i := rng.IntN(n)
 		if rng.IntN(3) > 0 { // a run now and then
@@ -81,12 +80,8 @@ func (r *rig) roam(k *sim, s *Space, tid int, seed uint64, c *children) {
 				want = zeroPage
 			}
 			if err != nil || !bytes.Equal(got, want) {
-				what := "?"
-				if err == nil {
-					what = describe(got)
-				}
-				r.Errorf("thread %d, step %d: page %v holds %s (%v), want %s; it is %v", tid, step, pg.Addr(), what,
-					err, describe(want), s.pageState(int(pg-base.Page())))
+				r.Errorf("thread %d, step %d: page %v holds %s (%v), want %s; it is %v", tid, step, pg.Addr(),
+					describe(got), err, describe(want), s.pageState(int(pg-base.Page())))
 				return
 			}
 		case op < 94: // until its turn comes again
@@ -114,9 +109,19 @@ func (r *rig) roam(k *sim, s *Space, tid int, seed uint64, c *children) {
 	}
 }
 
-// roamChild checks a child's copy of what its forking thread had, in passing
-// makes it the child's own, and ends it.
-func (r *rig) roamChild(k *sim, s *Space, first mem.Page, oracle [][]byte) {
+// roamChild forks, and returns a function that checks the child's copy of what
+// the forking thread had, in passing makes it the child's own, and ends it.
+func (r *rig) roamChild(parent *sim, c *children, first mem.Page, oracle [][]byte) func() {
+	k, s := r.forkOff(parent, c)
+	return func() {
+		defer k.end()
+		defer s.Close()
+		r.wantAll(k, first, oracle)
+	}
+}
+
+// wantAll checks a child's pages, and writes some.
+func (r *rig) wantAll(k *sim, first mem.Page, oracle [][]byte) {
 	for i, want := range oracle {
 		pg := first + mem.Page(i)
 		if want == nil {
@@ -133,8 +138,6 @@ func (r *rig) roamChild(k *sim, s *Space, first mem.Page, oracle [][]byte) {
 			}
 		}
 	}
-	s.Close()
-	k.end()
 }
 
 // TestTableModel compares the table with a map.
