@@ -3,6 +3,7 @@
 package pager
 
 import (
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -164,12 +165,24 @@ func TestForkInEveryPhase(t *testing.T) {
 					release = g.release
 				}
 				var ck *sim
+				told := r.hold("fork:read")
 				forked := run(func() { ck, _ = r.forkOff(k, &c) })
-				// The serving thread waits for the batch on a mutex, which
-				// is not what a bubble calls settled.
+				<-told.arrived
 				if phase == "loan" || phase == "unshare" {
 					settled()
+				} else {
+					// The serving thread waits for the batch on a mutex,
+					// which is not what a bubble calls settled.
+					for range 1000 {
+						runtime.Gosched()
+					}
+					c.mu.Lock()
+					if len(c.all) > 0 {
+						t.Error("the table was copied with a page on its way out")
+					}
+					c.mu.Unlock()
 				}
+				told.release()
 				release()
 				<-forked
 				settled()
