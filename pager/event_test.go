@@ -4,7 +4,6 @@ package pager
 
 import (
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 	"unsafe"
@@ -82,9 +81,7 @@ func TestFreeThenReclaim(t *testing.T) {
 		time.Sleep(time.Second)
 		r.wantCounts()
 		time.Sleep(time.Minute)
-		r.world.mu.Lock()
-		k.zapLocked(pages(0, 10)) // the kernel is short of memory
-		r.world.mu.Unlock()
+		k.reclaim(pages(0, 10)) // the kernel is short of memory
 		for i := range 10 {
 			r.wantPage(k, page(i), zeroPage)
 		}
@@ -121,9 +118,7 @@ func TestVanished(t *testing.T) {
 		r.lossy = true
 		k, s := r.start(600)
 		r.fill(k, 0, 3, 1)
-		r.world.mu.Lock()
-		k.zapLocked(pages(1, 1))
-		r.world.mu.Unlock()
+		k.reclaim(pages(1, 1))
 		if _, err := k.load(1, page(1)); err != errBus {
 			t.Errorf("load: %v", err)
 		}
@@ -159,15 +154,13 @@ func TestLeavesWhileLookedUp(t *testing.T) {
 			}
 		}
 		look.Store(&hook)
-		k.mu.Lock()
+		var late []uapi.Msg
 		for tid := range uint32(enough) {
-			w := &waiter{page(7), tid + 2, make(chan struct{})}
-			k.unread = append(k.unread, w)
-			k.waiting[w] = true
+			late = append(late, faultMsg(page(7), tid+2))
 		}
-		signal(k.ready)
-		k.mu.Unlock()
+		k.tell(late...)
 		time.Sleep(2 * time.Second)
+		settled()
 		if look.Load() != nil {
 			t.Fatal("nobody asked for the page")
 		}
@@ -193,7 +186,7 @@ func TestFindAfterRemap(t *testing.T) {
 		k, s := r.start(600)
 		r.fill(k, 10, 20, 1)
 		dst := pages(5000, 20)
-		g, moved := r.arriveAt("remap:moved", func() { k.remap(pages(10, 20), dst.Start) })
+		g, moved := r.arriveAt("remap:announced", func() { k.remap(pages(10, 20), dst.Start) })
 		found := run(func() {
 			if err := s.Add(dst, false); err != nil {
 				t.Error(err)
@@ -329,7 +322,7 @@ func TestAddOverQueuedUnmap(t *testing.T) {
 	simulate(t, Config{Readahead: -1}, func(r *rig) {
 		k, s := r.start(600)
 		r.fill(k, 0, 600, 1)
-		g, unmapped := r.arriveAt("unmap:gone", func() { k.unmap(pages(0, 100)) })
+		g, unmapped := r.arriveAt("unmap:announced", func() { k.unmap(pages(0, 100)) })
 		added := run(func() {
 			k.mmap(pages(0, 100))
 			if err := s.Add(pages(0, 100), false); err != nil {
@@ -400,15 +393,10 @@ func TestControlUnderFlood(t *testing.T) {
 		k.split(page(50).Addr())
 		stale := run(func() { k.Wake(pages(0, 1)); _, _ = k.load(1, page(200)) })
 		<-stale
-		r.world.mu.Lock()
-		k.vmas = append(k.vmas, simVMA{Range: pages(300, 1)})
-		w := &waiter{page(400), 7, make(chan struct{})} // unmapped by now
-		k.unread = append(k.unread, w)
-		k.waiting[w] = true
-		signal(k.ready)
-		r.world.mu.Unlock()
+		k.mmap(pages(300, 1))
+		k.tell(faultMsg(page(400), 7)) // unmapped by now
 		time.Sleep(time.Second)
-		if !isDone(w.wake) {
+		if !k.woken(page(400)) {
 			t.Error("a thread that only has to wake sleeps on")
 		}
 		late.release()
@@ -421,10 +409,7 @@ func TestControlUnderFlood(t *testing.T) {
 func TestUnknownEvent(t *testing.T) {
 	simulate(t, Config{}, func(r *rig) {
 		k, _ := r.start(10)
-		r.world.mu.Lock()
-		e := k.eventLocked(uapi.EventKind(0x77))
-		r.world.mu.Unlock()
-		k.deliver(e, "unknown")
+		k.tell(uapi.Msg{Event: 0x77})
 		r.wantPage(k, page(1), zeroPage)
 		if r.log.count("0x77") != 1 {
 			t.Errorf("log: %s", r.log)
@@ -453,15 +438,15 @@ func TestPresentAlready(t *testing.T) {
 		k, _ := r.start(600)
 		r.world.mu.Lock()
 		once := true
-		k.onCopy = func(rg mem.Range) syscall.Errno {
-			if once { // the kernel populates it, behind everybody's back
+		k.onCopy = func(dst mem.Addr) {
+			if once { // it is populated behind everybody's back, and nobody woken
 				once = false
-				f := &frame{refs: 1}
-				f.data[0] = 7
-				k.pages[rg.Start.Page()] = &simPage{frame: f, exclusive: true}
-				k.countLocked(1)
+				b := make([]byte, mem.PageSize)
+				b[0] = 7
+				if _, errno := k.fd.Copy(dst, b, uapi.UFFDIO_COPY_MODE_DONTWAKE); errno != 0 {
+					t.Error(errno)
+				}
 			}
-			return 0
 		}
 		r.world.mu.Unlock()
 		got, err := k.load(1, page(5))

@@ -3,11 +3,10 @@
 package pager
 
 import (
+	"runtime"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/faultline-go/faultline/mem"
 )
 
 // children collects what Forked is told.
@@ -49,7 +48,7 @@ func (r *rig) forkOff(k *sim, c *children) (*sim, *Space) {
 	cfg := SpaceConfig{Name: "child", Mover: ck.newMover, Mapping: ck.mapping, Present: ck.presentIn}
 	cfg.Forked = c.forked
 	cs := c.take(r.fdOf(ck)).Start(ck, cfg)
-	for _, v := range ck.vmas {
+	for _, v := range ck.areas {
 		_ = cs.FindResident(v.Range)
 	}
 	return ck, cs
@@ -75,7 +74,8 @@ func TestFork(t *testing.T) {
 		var c children
 		k := r.space()
 		k.mmap(pages(0, n))
-		k.vmas = append(k.vmas, simVMA{Range: pages(n, 10), wipe: true})
+		k.mmap(pages(n, 10))
+		k.wipe()
 		r.attach(k, c.hook)
 		r.fill(k, 0, n+10, 1)
 		ck, _ := r.forkOff(k, &c)
@@ -127,11 +127,9 @@ func TestForkDiscard(t *testing.T) {
 		for i := range 600 {
 			r.wantPage(k, page(i), pattern(uint64(i)+1))
 		}
-		r.world.mu.Lock()
 		for _, s := range r.sims[1:] { // the children exit
-			s.zapLocked(mem.Range{Start: 0, End: 1 << 40})
+			s.end()
 		}
-		r.world.mu.Unlock()
 	})
 }
 
@@ -167,12 +165,24 @@ func TestForkInEveryPhase(t *testing.T) {
 					release = g.release
 				}
 				var ck *sim
+				told := r.hold("fork:read")
 				forked := run(func() { ck, _ = r.forkOff(k, &c) })
-				// The serving thread waits for the batch on a mutex, which
-				// is not what a bubble calls settled.
+				<-told.arrived
 				if phase == "loan" || phase == "unshare" {
 					settled()
+				} else {
+					// The serving thread waits for the batch on a mutex,
+					// which is not what a bubble calls settled.
+					for range 1000 {
+						runtime.Gosched()
+					}
+					c.mu.Lock()
+					if len(c.all) > 0 {
+						t.Error("the table was copied with a page on its way out")
+					}
+					c.mu.Unlock()
 				}
+				told.release()
 				release()
 				<-forked
 				settled()

@@ -5,6 +5,7 @@ package pager
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -15,7 +16,9 @@ import (
 
 // TestModel runs threads at random over one space, each in a part of its own,
 // so that each knows what it must read: its latest store, zeros after REMOVE,
-// never anything else. The bound holds at every step.
+// never anything else. Now and then a thread pins a page, and with half of the
+// seeds it forks, and the child has to see what the thread would (H14). The
+// bound holds at every step where nothing is shared.
 func TestModel(t *testing.T) {
 	for seed := range uint64(6) {
 		simulateNow(t, Config{Readahead: []int{-1, 4, 64}[seed%3]}, func(r *rig) {
@@ -24,16 +27,14 @@ func TestModel(t *testing.T) {
 			k.short = int(seed % 4)
 			var wg sync.WaitGroup
 			for tid := range 4 {
-				wg.Go(func() { r.roam(k, s, tid, seed) })
+				wg.Go(func() { r.roam(k, s, tid, seed, &c) })
 			}
 			if seed%2 == 0 {
-				wg.Go(func() { // forks, for pages to be shared
+				wg.Go(func() { // children that nobody serves
 					for range 5 {
 						ck := k.fork()
 						c.take(r.fdOf(ck)).Discard()
-						r.world.mu.Lock()
-						ck.zapLocked(mem.Range{Start: 0, End: 1 << 40})
-						r.world.mu.Unlock()
+						ck.end()
 					}
 				})
 			}
@@ -46,13 +47,19 @@ func TestModel(t *testing.T) {
 }
 
 // roam is one thread of TestModel.
-func (r *rig) roam(k *sim, s *Space, tid int, seed uint64) {
+func (r *rig) roam(k *sim, s *Space, tid int, seed uint64, c *children) {
 	rng := rand.New(rand.NewPCG(seed, uint64(tid)))
 	const n = 400
 	first := tid * 1000 // and 500 more pages above, for remaps
 	oracle := make([][]byte, n)
 	at := 0
+	var kids sync.WaitGroup
+	defer kids.Wait()
 	for step := range 800 {
+		if seed%2 == 0 && step == 150*tid+200 {
+			child := r.roamChild(k, c, page(first+at), slices.Clone(oracle))
+			kids.Go(child)
+		}
 		i := rng.IntN(n)
 		if rng.IntN(3) > 0 { // a run now and then
 			i = step % n
@@ -66,21 +73,19 @@ func (r *rig) roam(k *sim, s *Space, tid int, seed uint64) {
 				return
 			}
 			oracle[i] = b
-		case op < 94:
+		case op < 93:
 			got, err := k.load(uint32(tid), pg)
 			want := oracle[i]
 			if want == nil {
 				want = zeroPage
 			}
 			if err != nil || !bytes.Equal(got, want) {
-				what := "?"
-				if err == nil {
-					what = describe(got)
-				}
-				r.Errorf("thread %d, step %d: page %v holds %s (%v), want %s; it is %v", tid, step, pg.Addr(), what,
-					err, describe(want), s.pageState(int(pg-base.Page())))
+				r.Errorf("thread %d, step %d: page %v holds %s (%v), want %s; it is %v", tid, step, pg.Addr(),
+					describe(got), err, describe(want), s.pageState(int(pg-base.Page())))
 				return
 			}
+		case op < 94: // until its turn comes again
+			k.pin(pg, rng.IntN(2) == 0)
 		case op < 98:
 			j := min(n, i+1+rng.IntN(40))
 			k.remove(mem.Range{Start: pg.Addr(), End: pg.Addr() + mem.Addr((j-i)*mem.PageSize)})
@@ -100,6 +105,37 @@ func (r *rig) roam(k *sim, s *Space, tid int, seed uint64) {
 			k.remap(from, page(first+to).Addr())
 			at = to
 			// The kernel has it registered; so have we.
+		}
+	}
+}
+
+// roamChild forks, and returns a function that checks the child's copy of what
+// the forking thread had, in passing makes it the child's own, and ends it.
+func (r *rig) roamChild(parent *sim, c *children, first mem.Page, oracle [][]byte) func() {
+	k, s := r.forkOff(parent, c)
+	return func() {
+		defer k.end()
+		defer s.Close()
+		r.wantAll(k, first, oracle)
+	}
+}
+
+// wantAll checks a child's pages, and writes some.
+func (r *rig) wantAll(k *sim, first mem.Page, oracle [][]byte) {
+	for i, want := range oracle {
+		pg := first + mem.Page(i)
+		if want == nil {
+			want = zeroPage
+		}
+		got, err := k.load(1, pg)
+		if err != nil || !bytes.Equal(got, want) {
+			r.Errorf("child: page %v holds %s (%v), want %s", pg.Addr(), describe(got), err, describe(want))
+			break
+		}
+		if i%3 == 0 {
+			if err := k.store(1, pg, pattern(uint64(i))); err != nil {
+				r.Error(err)
+			}
 		}
 	}
 }

@@ -250,7 +250,7 @@ func TestPatience(t *testing.T) {
 		if n := g(); n > 3*10*1000/5+1000 {
 			t.Errorf("%d tries in 10 s: that is spinning", n)
 		}
-		time.Sleep(25 * time.Second)
+		time.Sleep(21 * time.Second)
 		if r.log.count("is lost") == 0 {
 			t.Errorf("not told: %s", r.log)
 		}

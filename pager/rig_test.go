@@ -233,7 +233,8 @@ func simulateNow(t *testing.T, cfg Config, f func(r *rig)) {
 		r.world.mu.Unlock()
 		r.p.Close()
 		for _, k := range r.sims {
-			k.Close()
+			_ = k.Close() // the pager has closed those that it served
+			k.end()
 		}
 		r.st.Close()
 	}()
@@ -248,7 +249,7 @@ func (r *rig) attach(k *sim, change ...func(*SpaceConfig)) *Space {
 		f(&cfg)
 	}
 	s := r.p.Attach(k, cfg)
-	for _, v := range k.vmas {
+	for _, v := range k.areas {
 		if err := s.Add(v.Range, v.wipe); err != nil {
 			r.Fatal(err)
 		}
@@ -371,15 +372,9 @@ func (r *rig) wantCounts() {
 	r.Helper()
 	settled()
 	n := 0
-	r.world.mu.Lock()
 	for _, k := range r.sims {
-		for _, p := range k.pages {
-			if p.frame != nil {
-				n++
-			}
-		}
+		n += k.present()
 	}
-	r.world.mu.Unlock()
 	if got := int(r.p.resident.Load()); got != n {
 		r.Errorf("%d pages are accounted as resident, %d are", got, n)
 	}

@@ -3,108 +3,61 @@
 package pager
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
-	"testing"
-	"time"
 
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/uffd/uapi"
+	"github.com/faultline-go/faultline/vkernel"
 )
 
-// The errors that a thread of a sim can meet.
+// What the accesses of a sim end with.
 var (
 	errSegv = errors.New("SIGSEGV")
 	errBus  = errors.New("SIGBUS")
-	errZero = errors.New("served by nobody: the descriptor was closed")
 )
 
-// frame is the memory of a page. Forked spaces share frames.
-type frame struct {
-	data [mem.PageSize]byte
-	refs int
-}
-
-// simPage is a page that is not absent.
-type simPage struct {
-	*frame         // nil if poisoned
-	exclusive bool // not shared by fork since it was last written
-	pinned    bool // as by vmsplice(2)
-}
-
-type simVMA struct {
+// area is a call of mmap.
+type area struct {
 	mem.Range
-	readonly, mlocked, wipe bool
-	unregistered            bool
+	wipe bool
 }
 
-type waiter struct {
-	page mem.Page
-	tid  uint32
-	wake chan struct{}
-}
-
-type simEvent struct {
-	msg  uapi.Msg
-	read chan struct{} // closed when the message has been read
-}
-
-// world is what the spaces of one test share.
-type world struct {
-	tb      testing.TB
-	mu      sync.Mutex
-	present int // pages in spaces and windows; protected by mu, as all of the spaces
-	most    int
-	nextFD  int
-	forked  map[int]*sim
-	sims    []*sim
-	gates   map[string]*gate
-	held    []*gate
-}
-
-// sim is one address space with its descriptor, as userfaultfd(2) and the
-// observations of B.10 to B.13 have it.
+// sim is a process that the pager serves, and a Descriptor of its memory.
 type sim struct {
 	*world
-	pages    map[mem.Page]*simPage
-	vmas     []simVMA
-	unread   []*waiter
-	waiting  map[*waiter]bool // read, or not
-	events   []*simEvent
-	changing int
-	closed   bool
-	dead     bool
-	ready    chan struct{}
-	intr     chan struct{}
+	proc    *vkernel.Process
+	areas   []area              // what mmap has mapped, ever; protected by mu
+	splits  int                 // calls of split
+	fd      *vkernel.Descriptor // set once, before arrived is closed
+	arrived chan struct{}
 
-	short    int                           // every COPY stops after so many pages, if positive
-	tried    int                           // calls of COPY
-	copies   []mem.Range                   // what COPY has installed
-	wakes    []mem.Range                   // arguments of WAKE
-	onCopy   func(mem.Range) syscall.Errno // protected by mu, called with it
-	stuck    bool                          // Changing is on for good
-	movers   int
-	moveDies int // pages after which the mover's agent dies, if positive
-	readErr  error
-	moves    int
+	forking sync.Mutex // held in fork, which tells by the order which child is whose
+
+	idle  map[uint32][]*vkernel.Thread // by the tid that tests give; protected by mu
+	pins  map[mem.Page]func()          // unpin; protected by mu
+	extra []uapi.Msg                   // to be read before all others; protected by mu
+	heirs []*sim                       // whose fork event was not read; protected by mu
+
+	short    int            // every Copy stops after so many pages, if positive
+	tried    int            // calls of Copy; protected by mu
+	wakes    []mem.Range    // arguments of Wake; protected by mu
+	onCopy   func(mem.Addr) // called by Copy before it does anything; protected by mu
+	stuck    bool           // Changing is on for good; protected by mu
+	movers   int            // how many were made; protected by mu
+	moveDies int            // pages after which the mover's agent dies, if positive; protected by mu
+	readErr  error          // of every mover's Read; protected by mu
 }
 
-// gate holds an operation at a phase.
-type gate struct {
-	arrived, open chan struct{}
-	once          sync.Once
-}
-
-func newWorld(tb testing.TB) *world {
-	return &world{tb: tb, forked: make(map[int]*sim), gates: make(map[string]*gate), nextFD: 1000}
-}
-
-func (w *world) space() *sim {
+func (w *world) newSim(p *vkernel.Process) *sim {
 	k := &sim{
-		world: w, pages: make(map[mem.Page]*simPage), waiting: make(map[*waiter]bool),
-		ready: make(chan struct{}, 1), intr: make(chan struct{}, 1),
+		world: w, proc: p, arrived: make(chan struct{}),
+		idle: make(map[uint32][]*vkernel.Thread), pins: make(map[mem.Page]func()),
 	}
 	w.mu.Lock()
 	w.sims = append(w.sims, k)
@@ -112,596 +65,248 @@ func (w *world) space() *sim {
 	return k
 }
 
-// hold makes the next operation that comes to phase stop there.
-func (w *world) hold(phase string) *gate {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	g := w.newGateLocked()
-	w.gates[phase] = g
-	return g
+// space returns a new process with a descriptor.
+func (w *world) space() *sim {
+	k := w.newSim(w.kernel.NewProcess(vkernel.ProcessOptions{Privileged: true}))
+	th := k.proc.NewThread()
+	fd := k.open(th, uapi.UFFD_FEATURE_EVENT_FORK|uapi.UFFD_FEATURE_EVENT_REMAP|
+		uapi.UFFD_FEATURE_EVENT_REMOVE|uapi.UFFD_FEATURE_EVENT_UNMAP|uapi.UFFD_FEATURE_THREAD_ID)
+	passed, errno := th.PassFD(fd, w.manager)
+	w.must("pass", errno)
+	w.must("close", th.Close(fd))
+	k.take(passed)
+	return k
 }
 
-func (w *world) newGate() *gate {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.newGateLocked()
-}
-
-func (w *world) newGateLocked() *gate {
-	g := &gate{arrived: make(chan struct{}), open: make(chan struct{})}
-	w.held = append(w.held, g)
-	return g
-}
-
-func (w *world) at(phase string) {
-	w.mu.Lock()
-	g := w.gates[phase]
-	delete(w.gates, phase)
-	w.mu.Unlock()
-	if g != nil {
-		close(g.arrived)
-		<-g.open
+// take makes a descriptor of the manager the sim's.
+func (k *sim) take(fd int) {
+	d, err := k.manager.Descriptor(fd)
+	if err != nil {
+		k.tb.Error(err)
 	}
-}
-
-func (g *gate) release() { g.once.Do(func() { close(g.open) }) }
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-func (w *world) countLocked(n int) {
-	w.present += n
-	w.most = max(w.most, w.present)
-}
-
-func (k *sim) vmaLocked(a mem.Addr) *simVMA {
-	for i := range k.vmas {
-		if k.vmas[i].Contains(a) {
-			return &k.vmas[i]
-		}
-	}
-	return nil
-}
-
-// mmap maps and registers r as one VMA.
-func (k *sim) mmap(r mem.Range) {
+	k.fd = d
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.vmas = append(k.vmas, simVMA{Range: r})
+	k.forked[fd] = k
+	k.mu.Unlock()
+	close(k.arrived)
 }
 
-// split makes a VMA boundary at a, as mprotect(2) does.
-func (k *sim) split(a mem.Addr) {
+// end is exit(2).
+func (k *sim) end() { k.proc.Kill() }
+
+// as runs f on a thread that stands for tid: the same as the last time, unless
+// that is busy.
+func (k *sim) as(tid uint32, f func(th *vkernel.Thread)) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if v := k.vmaLocked(a); v != nil && v.Start < a {
-		right := *v
-		v.End, right.Start = a, a
-		k.vmas = append(k.vmas, right)
-	}
-}
-
-func (k *sim) dropLocked(pg mem.Page) {
-	p := k.pages[pg]
-	if p == nil {
-		return
-	}
-	if p.frame != nil {
-		p.refs--
-		k.countLocked(-1)
-	}
-	delete(k.pages, pg)
-}
-
-func (k *sim) zapLocked(r mem.Range) {
-	if r.Pages() > len(k.pages) {
-		for pg := range k.pages {
-			if r.Contains(pg.Addr()) {
-				k.dropLocked(pg)
-			}
-		}
-		return
-	}
-	for pg := r.Start.Page(); pg < r.End.Page(); pg++ {
-		k.dropLocked(pg)
-	}
-}
-
-func (k *sim) cutLocked(r mem.Range) {
-	var out []simVMA
-	for _, v := range k.vmas {
-		for _, part := range []mem.Range{{Start: v.Start, End: min(v.End, r.Start)}, {Start: max(v.Start, r.End), End: v.End}} {
-			if !part.Empty() {
-				n := v
-				n.Range = part
-				out = append(out, n)
-			}
-		}
-	}
-	k.vmas = out
-}
-
-// access is one load or store of a thread: it faults until the page is there.
-func (k *sim) access(tid uint32, a mem.Addr, store bool, f func(page []byte)) error {
-	for {
-		k.mu.Lock()
-		v, p := k.vmaLocked(a), k.pages[a.Page()]
-		switch {
-		case v == nil:
-			k.mu.Unlock()
-			return errSegv
-		case p == nil && k.closed:
-			k.mu.Unlock()
-			return errZero
-		case p == nil:
-			w := &waiter{a.Page(), tid, make(chan struct{})}
-			k.unread = append(k.unread, w)
-			k.waiting[w] = true
-			signal(k.ready)
-			k.mu.Unlock()
-			<-w.wake
-			continue
-		case p.frame == nil:
-			k.mu.Unlock()
-			return errBus
-		}
-		if store {
-			k.ownLocked(p)
-		}
-		f(p.data[:])
-		k.mu.Unlock()
-		return nil
-	}
-}
-
-func (k *sim) ownLocked(p *simPage) {
-	if p.refs > 1 {
-		p.refs--
-		p.frame = &frame{data: p.data, refs: 1}
-	}
-	p.exclusive = true
-}
-
-func (k *sim) load(tid uint32, pg mem.Page) (out []byte, err error) {
-	err = k.access(tid, pg.Addr(), false, func(b []byte) { out = slices.Clone(b) })
-	return out, err
-}
-
-func (k *sim) store(tid uint32, pg mem.Page, b []byte) error {
-	return k.access(tid, pg.Addr(), true, func(dst []byte) { copy(dst, b) })
-}
-
-// isPresent asks without touching.
-func (k *sim) isPresent(pg mem.Page) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	p := k.pages[pg]
-	return p != nil && p.frame != nil
-}
-
-// presentIn is SpaceConfig.Present.
-func (k *sim) presentIn(r mem.Range, f func(mem.Range)) error {
-	var found []mem.Page
-	k.mu.Lock()
-	for pg, p := range k.pages {
-		if p.frame != nil && r.Contains(pg.Addr()) {
-			found = append(found, pg)
-		}
+	var th *vkernel.Thread
+	if list := k.idle[tid]; len(list) > 0 {
+		th = list[len(list)-1]
+		k.idle[tid] = list[:len(list)-1]
+	} else {
+		th = k.proc.NewThread()
 	}
 	k.mu.Unlock()
-	slices.Sort(found)
-	for _, pg := range found {
-		f(mem.MakeRange(pg.Addr(), mem.PageSize))
+	f(th)
+	k.mu.Lock()
+	k.idle[tid] = append(k.idle[tid], th)
+	k.mu.Unlock()
+}
+
+// caller stands for a thread that makes calls and touches nothing.
+const caller = 1 << 31
+
+// call makes a call whose phases have the given name.
+func (k *sim) call(name string, f func(th *vkernel.Thread) syscall.Errno) {
+	k.as(caller, func(th *vkernel.Thread) {
+		k.mu.Lock()
+		k.calls[th] = name
+		k.mu.Unlock()
+		k.must(name, f(th))
+		k.mu.Lock()
+		delete(k.calls, th)
+		k.mu.Unlock()
+	})
+}
+
+// mmap maps and registers r.
+func (k *sim) mmap(r mem.Range) {
+	k.call("mmap", func(th *vkernel.Thread) syscall.Errno {
+		_, errno := th.Mmap(r.Start, r.Len(), vkernel.ProtRead|vkernel.ProtWrite,
+			vkernel.MapPrivate|vkernel.MapAnonymous|vkernel.MapFixedNoReplace, -1, 0)
+		return errno
+	})
+	if errno := k.fd.Register(r, uapi.UFFDIO_REGISTER_MODE_MISSING); errno != 0 {
+		k.tb.Errorf("register: %v", errno)
 	}
-	return nil
+	k.mu.Lock()
+	k.areas = append(k.areas, area{Range: r})
+	k.mu.Unlock()
+}
+
+// wipe is MADV_WIPEONFORK of what was mapped last.
+func (k *sim) wipe() {
+	k.mu.Lock()
+	a := &k.areas[len(k.areas)-1]
+	a.wipe = true
+	k.mu.Unlock()
+	k.advise("wipe", a.Range, vkernel.MadvWipeOnFork)
+}
+
+func (k *sim) advise(name string, r mem.Range, advice int) {
+	k.call(name, func(th *vkernel.Thread) syscall.Errno { return th.Madvise(r.Start, r.Len(), advice) })
+}
+
+// split makes a VMA boundary at a: advice that nobody follows keeps the sides
+// apart. Boundaries are made in order of address.
+func (k *sim) split(a mem.Addr) {
+	v, _ := k.mapping(a)
+	advice := []int{vkernel.MadvRandom, vkernel.MadvSequential}[k.splits%2]
+	k.splits++
+	k.advise("split", mem.Range{Start: a, End: v.End}, advice)
+	if now, _ := k.mapping(a); now.Start != a {
+		k.tb.Errorf("no boundary at %v: %v", a, now)
+	}
+}
+
+// vmas returns the VMAs that overlap r.
+func (k *sim) vmas(r mem.Range) (all []mem.Range) {
+	for line := range strings.Lines(k.proc.Maps()) {
+		var start, end uint64
+		if _, err := fmt.Sscanf(line, "%x-%x", &start, &end); err != nil {
+			k.tb.Error(err)
+		}
+		if v := (mem.Range{Start: mem.Addr(start), End: mem.Addr(end)}); v.Overlaps(r) {
+			all = append(all, v)
+		}
+	}
+	return all
 }
 
 // mapping is SpaceConfig.Mapping.
 func (k *sim) mapping(a mem.Addr) (mem.Range, bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if v := k.vmaLocked(a); v != nil {
-		return v.Range, true
+	all := k.vmas(mem.MakeRange(a.Down(), mem.PageSize))
+	if len(all) == 0 {
+		return mem.Range{}, false
 	}
-	return mem.Range{}, false
+	return all[0], true
 }
 
-func (k *sim) eventLocked(kind uapi.EventKind, words ...uint64) *simEvent {
-	e := &simEvent{read: make(chan struct{})}
-	e.msg.Event = kind
-	copy(e.msg.Word[:], words)
-	k.changing++
-	return e
+// access is one load or store of a thread: it sleeps until the page is there.
+func (k *sim) access(tid uint32, f func(th *vkernel.Thread) error) (err error) {
+	k.as(tid, func(th *vkernel.Thread) { err = f(th) })
+	var sig *vkernel.Signal
+	switch {
+	case !errors.As(err, &sig):
+		return err
+	case sig.Signo == vkernel.SIGBUS:
+		return errBus
+	}
+	return errSegv
 }
 
-// deliver queues e and waits until it was read, as the thread of the
-// operation does. The count of layout changes drops when that thread runs.
-func (k *sim) deliver(e *simEvent, phase string) {
-	k.mu.Lock()
-	if !k.closed {
-		k.events = append(k.events, e)
-		signal(k.ready)
-	} else {
-		close(e.read)
+func (k *sim) load(tid uint32, pg mem.Page) ([]byte, error) {
+	b := make([]byte, mem.PageSize)
+	err := k.access(tid, func(th *vkernel.Thread) error { return th.Load(context.Background(), pg.Addr(), b) })
+	return b, err
+}
+
+func (k *sim) store(tid uint32, pg mem.Page, b []byte) error {
+	return k.access(tid, func(th *vkernel.Thread) error { return th.Store(context.Background(), pg.Addr(), b) })
+}
+
+// isPresent asks without touching.
+func (k *sim) isPresent(pg mem.Page) bool { return k.proc.PageState(pg.Addr()).Present }
+
+// presentIn is SpaceConfig.Present.
+func (k *sim) presentIn(r mem.Range, f func(mem.Range)) error {
+	var found []vkernel.PageRegion
+	k.call("scan", func(th *vkernel.Thread) (errno syscall.Errno) {
+		found, _, errno = th.PagemapScan(k.proc, vkernel.PagemapScan{Range: r, Mask: vkernel.PagePresent})
+		return errno
+	})
+	for _, p := range found {
+		f(p.Range)
 	}
-	k.mu.Unlock()
-	<-e.read
-	k.at(phase + ":read")
+	return nil
+}
+
+// present returns how many pages of the tests' memory are present.
+func (k *sim) present() (n int) {
+	_ = k.presentIn(mem.MakeRange(base, 1<<30), func(r mem.Range) { n += r.Pages() })
+	return n
+}
+
+// pin pins a page, or unpins it.
+func (k *sim) pin(pg mem.Page, on bool) {
 	k.mu.Lock()
-	k.changing--
+	unpin := k.pins[pg]
+	delete(k.pins, pg)
 	k.mu.Unlock()
-	k.at(phase + ":done")
+	if unpin != nil {
+		unpin()
+	}
+	if !on {
+		return
+	}
+	k.call("pin", func(th *vkernel.Thread) (errno syscall.Errno) {
+		unpin, errno = th.Pin(mem.MakeRange(pg.Addr(), mem.PageSize))
+		return errno
+	})
+	k.mu.Lock()
+	k.pins[pg] = unpin
+	k.mu.Unlock()
+}
+
+// reclaim drops pages without a word to anybody, as a kernel does with what
+// MADV_FREE has marked when memory is short.
+func (k *sim) reclaim(r mem.Range) {
+	m := k.mover()
+	runs := []Run{{Src: r.Start, Pages: r.Pages()}}
+	if err := m.Move(runs); err != nil || runs[0].Moved != r.Pages() {
+		k.tb.Errorf("reclaim: %v, %+v", err, runs)
+	}
+	m.Close()
 }
 
 // remove is MADV_DONTNEED: the event comes before the pages go.
-func (k *sim) remove(r mem.Range) {
-	k.mu.Lock()
-	e := k.eventLocked(uapi.UFFD_EVENT_REMOVE, uint64(r.Start), uint64(r.End))
-	k.mu.Unlock()
-	k.deliver(e, "remove")
-	k.mu.Lock()
-	k.zapLocked(r)
-	k.mu.Unlock()
-}
+func (k *sim) remove(r mem.Range) { k.advise("remove", r, vkernel.MadvDontNeed) }
 
 // free is MADV_FREE: the event comes, and the pages stay.
-func (k *sim) free(r mem.Range) {
-	k.mu.Lock()
-	e := k.eventLocked(uapi.UFFD_EVENT_REMOVE, uint64(r.Start), uint64(r.End))
-	k.mu.Unlock()
-	k.deliver(e, "remove")
-}
+func (k *sim) free(r mem.Range) { k.advise("free", r, vkernel.MadvFree) }
 
 // unmap is munmap(2): the pages go before the event comes.
 func (k *sim) unmap(r mem.Range) {
-	k.mu.Lock()
-	e := k.eventLocked(uapi.UFFD_EVENT_UNMAP, uint64(r.Start), uint64(r.End))
-	k.zapLocked(r)
-	k.cutLocked(r)
-	k.mu.Unlock()
-	k.at("unmap:gone")
-	k.deliver(e, "unmap")
+	k.call("unmap", func(th *vkernel.Thread) syscall.Errno { return th.Munmap(r.Start, r.Len()) })
 }
 
-// remap is mremap(2) with MREMAP_MAYMOVE|MREMAP_FIXED of a whole VMA.
+// remap is mremap(2) with MREMAP_MAYMOVE|MREMAP_FIXED of every VMA in from:
+// one call does not move several that are registered.
 func (k *sim) remap(from mem.Range, to mem.Addr) {
-	dst := mem.MakeRange(to, from.Len())
-	k.mu.Lock()
-	var evs []*simEvent
-	for _, v := range k.vmas {
-		if v.Overlaps(dst) {
-			evs = append(evs, k.eventLocked(uapi.UFFD_EVENT_UNMAP, uint64(dst.Start), uint64(dst.End)))
-			break
-		}
-	}
-	k.zapLocked(dst)
-	k.cutLocked(dst)
-	for pg := from.Start.Page(); pg < from.End.Page(); pg++ {
-		if p := k.pages[pg]; p != nil {
-			delete(k.pages, pg)
-			k.pages[pg-from.Start.Page()+to.Page()] = p
-		}
-	}
-	var moved []simVMA
-	for _, v := range k.vmas {
-		if part := v.Intersect(from); !part.Empty() {
-			v.Range = mem.Range{Start: part.Start - from.Start + to, End: part.End - from.Start + to}
-			moved = append(moved, v)
-		}
-	}
-	k.cutLocked(from)
-	k.vmas = append(k.vmas, moved...)
-	evs = append(evs,
-		k.eventLocked(uapi.UFFD_EVENT_REMAP, uint64(from.Start), uint64(to), from.Len()),
-		k.eventLocked(uapi.UFFD_EVENT_UNMAP, uint64(from.Start), uint64(from.End)))
-	k.mu.Unlock()
-	k.at("remap:moved")
-	for _, e := range evs {
-		k.deliver(e, "remap")
+	for _, v := range k.vmas(from) {
+		part := v.Intersect(from)
+		k.call("remap", func(th *vkernel.Thread) syscall.Errno {
+			_, errno := th.Mremap(part.Start, part.Len(), part.Len(), vkernel.MremapMayMove|vkernel.MremapFixed,
+				part.Start-from.Start+to)
+			return errno
+		})
 	}
 }
 
-// fork returns the child, whose descriptor the message carries.
+// fork returns the child, once the event with its descriptor has been read.
 func (k *sim) fork() *sim {
-	c := k.space()
-	k.mu.Lock()
-	k.nextFD++
-	k.forked[k.nextFD] = c
-	c.vmas = slices.Clone(k.vmas)
-	for pg, p := range k.pages {
-		if k.vmaLocked(pg.Addr()).wipe {
-			continue
-		}
-		n := *p
-		if p.frame != nil {
-			p.exclusive, n.exclusive = false, false
-			p.refs++
-			k.countLocked(1)
-		}
-		c.pages[pg] = &n
-	}
-	e := k.eventLocked(uapi.UFFD_EVENT_FORK, uint64(k.nextFD))
-	k.mu.Unlock()
-	k.deliver(e, "fork")
+	k.forking.Lock()
+	defer k.forking.Unlock()
+	var c *sim
+	k.call("fork", func(th *vkernel.Thread) syscall.Errno {
+		_, errno := th.ForkWith(func(p *vkernel.Process) {
+			c = k.newSim(p)
+			k.mu.Lock()
+			c.areas = slices.Clone(k.areas)
+			k.heirs = append(k.heirs, c)
+			k.mu.Unlock()
+		})
+		return errno
+	})
+	<-c.arrived
 	return c
 }
-
-// The descriptor.
-
-func (k *sim) Read(msgs []uapi.Msg) (n int, errno syscall.Errno) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for n < len(msgs) && len(k.unread) > 0 {
-		w := k.unread[0]
-		k.unread = k.unread[1:]
-		msgs[n] = uapi.Msg{Event: uapi.UFFD_EVENT_PAGEFAULT, Word: [3]uint64{0, uint64(w.page.Addr()), uint64(w.tid)}}
-		n++
-	}
-	for n < len(msgs) && len(k.events) > 0 {
-		e := k.events[0]
-		k.events = k.events[1:]
-		msgs[n] = e.msg
-		n++
-		close(e.read)
-	}
-	if n == 0 {
-		return 0, syscall.EAGAIN
-	}
-	return n, 0
-}
-
-func (k *sim) Pending() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return len(k.unread)+len(k.events) > 0
-}
-
-func (k *sim) Wait(timeout time.Duration) (bool, syscall.Errno) {
-	var end <-chan time.Time
-	if timeout >= 0 {
-		t := time.NewTimer(timeout)
-		defer t.Stop()
-		end = t.C
-	}
-	for {
-		if k.Pending() {
-			return true, 0
-		}
-		select {
-		case <-k.ready:
-		case <-k.intr:
-			return k.Pending(), 0
-		case <-end:
-			return k.Pending(), 0
-		}
-	}
-}
-
-func (k *sim) Interrupt() { signal(k.intr) }
-
-func (k *sim) Changing() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.changing > 0 || k.stuck
-}
-
-func (k *sim) wakeLocked(r mem.Range) {
-	k.unread = slices.DeleteFunc(k.unread, func(w *waiter) bool { return r.Contains(w.page.Addr()) })
-	for w := range k.waiting {
-		if r.Contains(w.page.Addr()) {
-			delete(k.waiting, w)
-			close(w.wake)
-		}
-	}
-}
-
-func (k *sim) checkLocked(r mem.Range) syscall.Errno {
-	switch v := k.vmaLocked(r.Start); {
-	case k.closed:
-		return syscall.EBADF
-	case k.changing > 0 || k.stuck:
-		return syscall.EAGAIN
-	case k.dead:
-		return syscall.ESRCH
-	case v == nil || !v.Covers(r) || v.unregistered:
-		return syscall.ENOENT
-	}
-	return 0
-}
-
-func (k *sim) Copy(dst mem.Addr, src []byte, _ uapi.CopyMode) (done int, errno syscall.Errno) {
-	r := mem.MakeRange(dst, uint64(len(src)))
-	k.at("copy")
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.tried++
-	if errno := k.checkLocked(r); errno != 0 {
-		return 0, errno
-	}
-	if k.onCopy != nil {
-		if errno := k.onCopy(r); errno != 0 {
-			return 0, errno
-		}
-	}
-	for ; done < len(src); done += mem.PageSize {
-		pg := (dst + mem.Addr(done)).Page()
-		if p := k.pages[pg]; p != nil && p.frame != nil {
-			errno = syscall.EEXIST
-			break
-		}
-		if k.short > 0 && done == k.short*mem.PageSize {
-			errno = syscall.EAGAIN
-			break
-		}
-		f := &frame{refs: 1}
-		copy(f.data[:], src[done:])
-		k.pages[pg] = &simPage{frame: f, exclusive: true}
-		k.countLocked(1)
-	}
-	if done > 0 {
-		k.copies = append(k.copies, mem.MakeRange(dst, uint64(done)))
-		k.wakeLocked(mem.MakeRange(dst, uint64(done)))
-		if done < len(src) {
-			errno = syscall.EAGAIN
-		}
-	}
-	return done, errno
-}
-
-func (k *sim) Wake(r mem.Range) syscall.Errno {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.wakes = append(k.wakes, r)
-	k.wakeLocked(r)
-	return 0
-}
-
-func (k *sim) Poison(r mem.Range, _ uapi.PoisonMode) (int, syscall.Errno) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if errno := k.checkLocked(r); errno != 0 {
-		return 0, errno
-	}
-	if k.pages[r.Start.Page()] != nil {
-		return 0, syscall.EEXIST
-	}
-	k.pages[r.Start.Page()] = &simPage{}
-	k.wakeLocked(r)
-	return mem.PageSize, 0
-}
-
-func (k *sim) Close() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.closed = true
-	k.wakeLocked(mem.Range{Start: 0, End: 1 << 48})
-	for _, e := range k.events {
-		close(e.read)
-	}
-	k.events = nil
-	return nil
-}
-
-// simMover moves pages of a sim.
-type simMover struct {
-	k     *sim
-	slots [512]*frame
-	dirty bool
-	dead  bool
-}
-
-var errAgent = errors.New("the agent died")
-
-func (k *sim) newMover() (Mover, error) {
-	k.at("mover")
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.movers++
-	return &simMover{k: k}, nil
-}
-
-func (m *simMover) Slots() int { return len(m.slots) }
-
-func (m *simMover) Move(runs []Run) error {
-	k := m.k
-	k.at("move")
-	if m.dirty {
-		m.Flush()
-	}
-	for i := range runs {
-		runs[i].Moved, runs[i].Errno = 0, syscall.EBUSY
-	}
-	for i := range runs {
-		r := &runs[i]
-		r.Errno = 0
-		for r.Moved < r.Pages && r.Errno == 0 {
-			k.mu.Lock()
-			if k.moveDies > 0 {
-				if k.moveDies--; k.moveDies == 0 {
-					m.dead = true
-					r.Errno = syscall.EBUSY
-					k.mu.Unlock()
-					return errAgent
-				}
-			}
-			if r.Errno = m.moveLocked(r.Src+mem.Addr(r.Moved*mem.PageSize), r.Slot+r.Moved); r.Errno == 0 {
-				r.Moved++
-			}
-			k.mu.Unlock()
-		}
-	}
-	k.at("moved")
-	return nil
-}
-
-func (m *simMover) moveLocked(src mem.Addr, slot int) syscall.Errno {
-	k := m.k
-	v, p := k.vmaLocked(src), k.pages[src.Page()]
-	switch {
-	case m.slots[slot] != nil:
-		k.tb.Errorf("slot %d of the window is not empty", slot)
-		return syscall.EEXIST
-	case v == nil:
-		return syscall.ENOENT
-	case v.readonly || v.mlocked:
-		return syscall.EINVAL
-	case p == nil:
-		return syscall.ENOENT
-	case p.frame == nil:
-		return syscall.EFAULT
-	case p.pinned || !p.exclusive:
-		return syscall.EBUSY
-	}
-	k.moves++
-	m.slots[slot] = p.frame
-	delete(k.pages, src.Page())
-	return 0
-}
-
-func (m *simMover) Read(runs []Run, buf []byte) error {
-	m.k.at("read")
-	m.k.mu.Lock()
-	defer m.k.mu.Unlock()
-	if m.k.readErr != nil {
-		return m.k.readErr
-	}
-	for _, r := range runs {
-		for i := range r.Moved {
-			copy(buf[(r.Slot+i)*mem.PageSize:], m.slots[r.Slot+i].data[:])
-		}
-	}
-	return nil
-}
-
-func (m *simMover) Drop() { m.dirty = true }
-
-func (m *simMover) Flush() {
-	m.k.mu.Lock()
-	defer m.k.mu.Unlock()
-	for i, f := range m.slots {
-		if f != nil {
-			m.k.countLocked(-1)
-			m.slots[i] = nil
-		}
-	}
-	m.dirty = false
-}
-
-func (m *simMover) Unshare(r mem.Range) error {
-	m.k.at("unshare")
-	for pg := r.Start.Page(); pg < r.End.Page(); pg++ {
-		if err := m.k.access(9999, pg.Addr(), true, func([]byte) {}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (m *simMover) Close() { m.Flush() }
-
-var _ Descriptor = (*sim)(nil)
-var _ Mover = (*simMover)(nil)

@@ -148,11 +148,7 @@ func TestForeign(t *testing.T) {
 func TestPinned(t *testing.T) {
 	simulate(t, Config{Readahead: -1}, func(r *rig) {
 		k, s := r.start(2000)
-		pin := func(i int, on bool) {
-			r.world.mu.Lock()
-			k.pages[page(i)].pinned = on
-			r.world.mu.Unlock()
-		}
+		pin := func(i int, on bool) { k.pin(page(i), on) }
 		for i := range 100 {
 			r.put(k, i, uint64(i))
 			pin(i, true)

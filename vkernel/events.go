@@ -32,6 +32,7 @@ func newEvent(u *uffd, msg uapi.Msg) *event {
 func (e *event) deliver(th *Thread) {
 	u := e.u
 	e.th = th
+	u.k.reach(PhaseAnnounced, th, 0)
 	u.mu.Lock()
 	th.forget()
 	u.events = append(u.events, e)
@@ -56,6 +57,7 @@ func (e *event) deliver(th *Thread) {
 	}
 	u.k.reach(PhaseEventRead, th, 0)
 	u.changing.Add(-1)
+	u.k.reach(PhaseEventDone, th, 0)
 }
 
 // orphan is the end of a child's descriptor that nobody will ever have.

@@ -92,11 +92,17 @@ const (
 	// PhaseReleased: the descriptor is marked closed, and its waiters are
 	// still asleep.
 	PhaseReleased Phase = "released"
+	// PhaseAnnounced: an event is announced and not queued yet. The
+	// descriptor answers EAGAIN, and nobody can read why.
+	PhaseAnnounced Phase = "announced"
 	// PhaseEvent: an event is queued and its thread is about to sleep.
 	PhaseEvent Phase = "event"
 	// PhaseEventRead: an event was read, and the descriptor still answers
 	// EAGAIN.
 	PhaseEventRead Phase = "event read"
+	// PhaseEventDone: the descriptor fills again. What the call does after
+	// its event is still to come: madvise has not dropped the pages yet.
+	PhaseEventDone Phase = "event done"
 )
 
 // Hooks let a test hold the machine at a phase.

@@ -213,6 +213,52 @@ func TestEventOutlivesRead(t *testing.T) {
 	})
 }
 
+// TestFillBeforeRemoval forces H5: what is installed between a REMOVE event
+// and the removal goes with the rest, and the next access is a fault (H6).
+func TestFillBeforeRemoval(t *testing.T) {
+	withGate(t, Linux618, func(r *rig, g *gate) {
+		a := r.area(page, missing, uapi.UFFD_FEATURE_EVENT_REMOVE)
+		th := r.p.NewThread()
+		g.hold(PhaseEventDone, 0)
+		c := start(func() syscall.Errno { return th.Madvise(a, page, MadvDontNeed) })
+		r.event(uapi.Remove{Range: mem.MakeRange(a, page)})
+		<-g.at
+		_, errno := r.copy(a, page, 1, 0)
+		r.must("copy", errno)
+		close(g.open)
+		r.ends(c, 0)
+		if r.p.PageState(a).Present {
+			r.t.Error("the page has survived its removal")
+		}
+		load := r.load(a)
+		r.blocked(load)
+		_, errno = r.copy(a, page, 2, 0)
+		r.must("copy", errno)
+		r.got(load, 2)
+	})
+}
+
+// TestChangeBeforeItsEvent forces the other half of H2: munmap has happened,
+// and fills are refused, before there is an event to read.
+func TestChangeBeforeItsEvent(t *testing.T) {
+	withGate(t, Linux618, func(r *rig, g *gate) {
+		a := r.area(2*page, missing, uapi.UFFD_FEATURE_EVENT_UNMAP)
+		th := r.p.NewThread()
+		g.hold(PhaseAnnounced, 0)
+		c := start(func() syscall.Errno { return th.Munmap(a, page) })
+		<-g.at
+		r.nothing()
+		_, errno := r.copy(a+page, page, 1, 0)
+		r.want("copy", errno, EAGAIN)
+		close(g.open)
+		synctest.Wait()
+		r.event(uapi.Unmap{Range: mem.MakeRange(a, page)})
+		r.ends(c, 0)
+		_, errno = r.copy(a+page, page, 1, 0)
+		r.must("copy", errno)
+	})
+}
+
 // TestExistsIsNotWoken forces H3: a copy that finds the page there does not
 // wake who waits for it.
 func TestExistsIsNotWoken(t *testing.T) {
