@@ -77,6 +77,10 @@ func main() {
 	}
 }
 
+// patience is how long one difference is shrunk: a thread that never comes to
+// rest takes seconds to be called a difference.
+const patience = 30 * time.Second
+
 // run compares until there were o.ops operations or ctx is done.
 func run(ctx context.Context, w io.Writer, o options) (differences int, err error) {
 	var sides [2]conformance.Backend
@@ -115,7 +119,11 @@ func run(ctx context.Context, w io.Writer, o options) (differences int, err erro
 			continue
 		}
 		differences++
+		limit := time.Now().Add(patience)
 		d = differential.Shrink(d, func(s differential.Script) *differential.Difference {
+			if ctx.Err() != nil || time.Now().After(limit) {
+				return nil
+			}
 			return differential.Compare(sides[0], sides[1], s)
 		})
 		fmt.Fprintf(w, "# seed %d: A is %s, B is %s\n%v\n", seed, o.a, o.b, d)
