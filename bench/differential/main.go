@@ -119,13 +119,11 @@ func run(ctx context.Context, w io.Writer, o options) (differences int, err erro
 			continue
 		}
 		differences++
-		limit := time.Now().Add(patience)
-		d = differential.Shrink(d, func(s differential.Script) *differential.Difference {
-			if ctx.Err() != nil || time.Now().After(limit) {
-				return nil
-			}
+		limited, cancel := context.WithTimeout(ctx, patience)
+		d = differential.Shrink(limited, d, func(s differential.Script) *differential.Difference {
 			return differential.Compare(sides[0], sides[1], s)
 		})
+		cancel()
 		fmt.Fprintf(w, "# seed %d: A is %s, B is %s\n%v\n", seed, o.a, o.b, d)
 		if !o.keep {
 			seed++
