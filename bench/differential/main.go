@@ -113,8 +113,13 @@ func run(ctx context.Context, w io.Writer, o options) (differences int, err erro
 		}
 		s := differential.Random(seed, o.length, kinds)
 		s.Ops = slices.DeleteFunc(s.Ops, func(op differential.Op) bool { return slices.Contains(o.without, op.Kind) })
-		ops += len(s.Ops)
 		d := differential.Compare(sides[0], sides[1], s)
+		if d != nil && ctx.Err() != nil {
+			// What interrupts us, such as timeout(1) or a terminal, ends the
+			// processes that are compared, too.
+			break
+		}
+		ops += len(s.Ops)
 		if d == nil {
 			continue
 		}
