@@ -36,9 +36,11 @@ type region struct {
 	all   mem.Range
 	file  uint64    // descriptor, or none
 	alias mem.Range // of the file
-	// marked says that protection may have been left in huge pages.
+	// marked says that huge or shared pages may have been protected.
 	marked bool
 }
+
+func (r *region) mark() { r.marked = r.marked || r.kind.Huge() || r.kind.Shared() }
 
 const none = ^uint64(0)
 

@@ -190,7 +190,8 @@ func register(m *machine, o Op) {
 	modes := mode(o.Arg[4], 1, 3, 1, 2, 3, 5, 4, 7)
 	if reg.marked && modes&uint64(uapi.UFFDIO_REGISTER_MODE_WP) == 0 {
 		// Where a mode without protection replaces one with it, Linux 6.18
-		// leaves the protection of huge pages, and a write faults for ever.
+		// leaves the protection: a write faults for ever in huge pages, and
+		// does not take it off in shared ones, where vkernel does.
 		return
 	}
 	m.ioctl(o.Arg[0], uapi.UFFDIO_REGISTER, start, n, modes, sentinel)
@@ -213,7 +214,7 @@ func wake(m *machine, o Op) {
 
 func copyPages(m *machine, o Op) {
 	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-	reg.marked = reg.kind.Huge() || reg.marked
+	reg.mark()
 	start, n := rng(r, o.Arg[5])
 	src := uint64(m.fill(int(o.Arg[6]) % fillKinds))
 	switch o.Arg[7] {
@@ -243,7 +244,7 @@ func zeropage(m *machine, o Op) {
 
 func continuePages(m *machine, o Op) {
 	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-	reg.marked = reg.kind.Huge() || reg.marked
+	reg.mark()
 	start, n := rng(r, o.Arg[5])
 	m.ioctl(o.Arg[0], uapi.UFFDIO_CONTINUE, start, n, mode(o.Arg[4], 0, 0, 1, 2), sentinel)
 }
@@ -263,7 +264,7 @@ func move(m *machine, o Op) {
 
 func protect(m *machine, o Op) {
 	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-	reg.marked = reg.kind.Huge() || reg.marked
+	reg.mark()
 	start, n := rng(r, o.Arg[5])
 	m.ioctl(o.Arg[0], uapi.UFFDIO_WRITEPROTECT, start, n, mode(o.Arg[4], 1, 0, 1, 2))
 }
