@@ -81,6 +81,7 @@ const (
 	MapFixed          = 0x10
 	MapAnonymous      = 0x20
 	MapGrowsDown      = 0x100
+	MapNoReserve      = 0x4000
 	MapFixedNoReplace = 0x100000
 	MapDroppable      = 0x8
 

@@ -44,8 +44,13 @@ func (p *Proc) MapAs(m Memory, n, prot int) *Region {
 		}
 		r.fd = p.Do(MemfdCreate, flags)
 		p.Do(Ftruncate, r.fd, size)
-		if m.Shared() {
+		switch {
+		case m.Shared():
 			r.flags = MapShared
+		case m.Huge():
+			// Linux 6.18 loses the reservation of private huge pages when
+			// part of a mapping moves, and the pool cannot shrink any more.
+			r.flags |= MapNoReserve
 		}
 	}
 	r.Range = p.place(size)

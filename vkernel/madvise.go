@@ -121,6 +121,10 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 		end := min(v.end, r.End)
 		part, errno := discardable(v, mem.Range{Start: at, End: end}, advice)
 		u := v.uffd
+		var hole hole
+		if errno == 0 && advice == MadvRemove {
+			hole = holeOf(v, part)
+		}
 		as.mu.RUnlock()
 		if errno != 0 {
 			return errno
@@ -131,6 +135,10 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 			e := newEvent(u, uapi.Remove{Range: part}.Msg())
 			as.mu.Unlock()
 			e.deliver(th)
+			if advice == MadvRemove {
+				hole.punch() // whatever is mapped by now
+				continue
+			}
 			// The memory may be another by now: what is left of the range
 			// is looked up again.
 			now, errno := as.stillThere(part, advice)
@@ -143,12 +151,12 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 			// What the first VMA there does not have is another's turn.
 			part, at = now, now.End
 		}
-		if part.Empty() {
-			at = end // less than a huge page
+		if advice == MadvRemove {
+			hole.punch()
 			continue
 		}
-		if advice == MadvRemove {
-			th.punch(as, part)
+		if part.Empty() {
+			at = end // less than a huge page
 			continue
 		}
 		if advice != MadvFree {
@@ -235,19 +243,23 @@ func discardable(v *vma, part mem.Range, advice int) (mem.Range, syscall.Errno) 
 	return part, 0
 }
 
-// punch drops the pages of the object that part of the address space maps.
-func (th *Thread) punch(as *space, part mem.Range) {
-	as.mu.RLock()
-	v := as.vmas.find(part.Start)
-	if v == nil || v.start > part.Start || v.obj == nil {
-		as.mu.RUnlock()
-		return
-	}
-	o, off := v.obj, v.offset(part.Start)
-	o.get()
-	as.mu.RUnlock()
-	o.punch(off, part.Len())
-	o.put()
+// hole is a part of an object whose pages are to be dropped.
+type hole struct {
+	obj *object // a reference of its own
+	off uint64
+	n   uint64
+}
+
+// holeOf returns what part of v shows of its object, which stays until punch.
+// The lock of the address space is held.
+func holeOf(v *vma, part mem.Range) hole {
+	v.obj.get()
+	return hole{obj: v.obj, off: v.offset(part.Start), n: part.Len()}
+}
+
+func (h hole) punch() {
+	h.obj.punch(h.off, h.n)
+	h.obj.put()
 }
 
 // populateAdvice is MADV_POPULATE_READ and MADV_POPULATE_WRITE.

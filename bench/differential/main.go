@@ -77,6 +77,10 @@ func main() {
 	}
 }
 
+// patience is how long one difference is shrunk: a thread that never comes to
+// rest takes seconds to be called a difference.
+const patience = 30 * time.Second
+
 // run compares until there were o.ops operations or ctx is done.
 func run(ctx context.Context, w io.Writer, o options) (differences int, err error) {
 	var sides [2]conformance.Backend
@@ -109,15 +113,22 @@ func run(ctx context.Context, w io.Writer, o options) (differences int, err erro
 		}
 		s := differential.Random(seed, o.length, kinds)
 		s.Ops = slices.DeleteFunc(s.Ops, func(op differential.Op) bool { return slices.Contains(o.without, op.Kind) })
-		ops += len(s.Ops)
 		d := differential.Compare(sides[0], sides[1], s)
+		if d != nil && ctx.Err() != nil {
+			// What interrupts us, such as timeout(1) or a terminal, ends the
+			// processes that are compared, too.
+			break
+		}
+		ops += len(s.Ops)
 		if d == nil {
 			continue
 		}
 		differences++
-		d = differential.Shrink(d, func(s differential.Script) *differential.Difference {
+		limited, cancel := context.WithTimeout(ctx, patience)
+		d = differential.Shrink(limited, d, func(s differential.Script) *differential.Difference {
 			return differential.Compare(sides[0], sides[1], s)
 		})
+		cancel()
 		fmt.Fprintf(w, "# seed %d: A is %s, B is %s\n%v\n", seed, o.a, o.b, d)
 		if !o.keep {
 			seed++

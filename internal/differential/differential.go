@@ -3,6 +3,7 @@
 package differential
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -140,8 +141,15 @@ func Compare(a, b conformance.Backend, s Script) *Difference {
 }
 
 // Shrink returns a smaller script that still differs, together with how.
-// differs runs a script and returns nil if both sides agree.
-func Shrink(d *Difference, differs func(Script) *Difference) *Difference {
+// try runs a script and returns nil if both sides agree. It takes what it
+// has when ctx is done: where a thread never comes to rest, each run is long.
+func Shrink(ctx context.Context, d *Difference, try func(Script) *Difference) *Difference {
+	differs := func(s Script) *Difference {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return try(s)
+	}
 	// What comes after the difference is of no use.
 	for n := len(d.Script.Ops) / 2; n > 0; {
 		cut := false

@@ -3,6 +3,7 @@
 package differential
 
 import (
+	"context"
 	"flag"
 	"os"
 	"path/filepath"
@@ -82,7 +83,9 @@ func TestModelAgainstKernel(t *testing.T) {
 		script := Random(s, 60, kinds(s))
 		ops += len(script.Ops)
 		if d := Compare(a, b, script); d != nil {
-			d = Shrink(d, func(s Script) *Difference { return Compare(a, b, s) })
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			d = Shrink(ctx, d, func(s Script) *Difference { return Compare(a, b, s) })
+			cancel()
 			t.Fatalf("seed %d, A is the kernel:\n%v", s, d)
 		}
 	}
@@ -94,6 +97,33 @@ func TestModelAgainstKernel(t *testing.T) {
 func needLinux(t *testing.T, b conformance.Backend) {
 	t.Helper()
 	testutil.Need(t, strings.HasPrefix(b.Release(), "6.18."), "vkernel is like Linux 6.18, and this is "+b.Release())
+}
+
+// TestHugePagesComeBack: no script leaves pages of the machine's pool
+// reserved, or the pool could not be given back.
+func TestHugePagesComeBack(t *testing.T) {
+	b := kernel(t)
+	reserved := func() string {
+		text, err := os.ReadFile("/sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages")
+		testutil.Need(t, err == nil, "there are no huge pages of 2 MiB here")
+		return string(text)
+	}
+	// The pool is this program's from here on.
+	if err := b.Huge(1); err != nil {
+		testutil.Need(t, false, err.Error())
+	}
+	before := reserved()
+	for s := range uint64(20) {
+		if _, err := Trace(b, Random(s, 60, All[len(Small):])); err != nil {
+			t.Fatal(err)
+		}
+		// Processes give back what they had while they die.
+		for end := time.Now().Add(10 * time.Second); reserved() != before; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("seed %d: %s pages were reserved before, %s after", s, before, reserved())
+			}
+		}
+	}
 }
 
 // TestScripts runs what once made a difference.
@@ -155,7 +185,7 @@ func TestShrink(t *testing.T) {
 	if d == nil {
 		t.Fatal("no difference to begin with")
 	}
-	d = Shrink(d, differs)
+	d = Shrink(t.Context(), d, differs)
 	if len(d.Script.Ops) != 2 || d.Script.Ops[0].Arg[0] != 0 {
 		t.Errorf("shrunk to\n%v", d.Script)
 	}

@@ -14,4 +14,53 @@
 // rest, each either idle or asleep in something known, before anything is
 // looked at. Where two threads have queued messages at once, whose order is
 // anybody's, all messages are read and sorted.
+//
+// # What is left out
+//
+// Linux 6.18 has answers that depend on chance or never come. Scripts do not
+// ask for them, on either side:
+//
+//   - While MADV_DONTNEED sleeps for the REMOVE event of one mapping, the pages
+//     of the mappings before it are gone, but processors may still see them:
+//     they are told at the end of the call. An access meanwhile returns the old
+//     content or faults, as the processor it runs on has seen the page or not;
+//     package vkernel always faults. This script maps the first page anew in
+//     one of three runs:
+//
+//     memory anon private-shmem anon
+//     open 0 32 0 0 18
+//     load 21 0 0 30 11 0 23
+//     register 0 0 36 50
+//     madvise 0 0 0 46
+//     load 26 15 32 17 0 43
+//
+//   - Where a mode without write protection replaces one with it, the
+//     protection of huge pages stays, and a write faults for ever, in the
+//     kernel, until the thread is killed. In package vkernel the write
+//     succeeds:
+//
+//     memory private-hugetlb anon anon
+//     open
+//     register 0 0 0 0 28
+//     protect
+//     register 0 0 0 0 46
+//     cas
+//
+//   - In the same way the protection of a shared page stays. A write to it
+//     succeeds; Linux leaves the bit that the pagemap shows, and package
+//     vkernel takes it off, which is a defect of it: its entry of a page has no
+//     room for "protected and writable". The script has P and p at its end:
+//
+//     memory shmem private-shmem anon
+//     open
+//     register 0 0 31 0 3
+//     protect 0 0 39
+//     store 0 0 55
+//     register 0 0 0 15
+//     signal
+//
+//   - When part of a mapping of private huge pages moves, its reservation is
+//     lost: the pool keeps a page that nobody can have until the next boot. Such
+//     memory is mapped with MAP_NORESERVE, which has no reservations. The script
+//     that lost one is "mremap 0 1" on private-hugetlb.
 package differential

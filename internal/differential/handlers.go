@@ -3,6 +3,8 @@
 package differential
 
 import (
+	"slices"
+
 	"github.com/faultline-go/faultline/conformance"
 	"github.com/faultline-go/faultline/mem"
 )
@@ -69,6 +71,9 @@ func (m *machine) begin(a *actor, c conformance.Call, args ...any) {
 		v[i] = number(x)
 	}
 	a.user = c.Access()
+	if c != conformance.Madvise {
+		a.drops = mem.Range{}
+	}
 	a.last = conformance.Running // so that its end is told
 	a.task.Start(c, v)
 }
@@ -83,12 +88,18 @@ func (m *machine) touch(o Op, c conformance.Call) {
 		return
 	}
 	_, r := m.pages(o.Arg[1], o.Arg[2], 0)
+	if m.stale(r.Start) {
+		return
+	}
 	m.begin(a, c, r.Start+own(o.Arg[0]%workers), 'a'+int(o.Arg[3]%16), int(o.Arg[4]))
 }
 
 func write(m *machine, o Op) {
 	if a := m.free(o.Arg[0]); a != nil {
 		_, r := m.pages(o.Arg[1], o.Arg[2], 0)
+		if m.stale(r.Start) {
+			return
+		}
 		m.begin(a, conformance.Write, a.pipe, r.Start+own(o.Arg[0]%workers), 1)
 	}
 }
@@ -160,10 +171,21 @@ func mremap(m *machine, o Op) {
 func madvise(m *machine, o Op) {
 	if a := m.free(o.Arg[0]); a != nil {
 		_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+		a.drops = r
 		m.begin(a, conformance.Madvise, r.Start, r.Len(), even([]int{
 			conformance.MadvDontneed, conformance.MadvRemove, conformance.MadvDontneed, conformance.MadvDontneedLocked,
 		}, o.Arg[4]))
 	}
+}
+
+// stale is true where a processor may still see a page that is gone. Linux
+// 6.18 flushes what processors remember of dropped pages at the end of
+// madvise, and sleeps for REMOVE events of later mappings before that: an
+// access meanwhile finds the old page on one processor and faults on another.
+func (m *machine) stale(at mem.Addr) bool {
+	return slices.ContainsFunc(m.actors, func(a *actor) bool {
+		return a.last == conformance.InEvent && a.drops.Contains(at)
+	})
 }
 
 // alias writes or reads a page by way of another mapping of its file.
@@ -198,6 +220,7 @@ func fork(m *machine, o Op) {
 	child, err := m.p.BeginFork(a.task)
 	m.must(err)
 	a.child, a.user, a.last = child, false, conformance.Running
+	a.drops = mem.Range{}
 }
 
 // child touches memory in a child.

@@ -36,7 +36,11 @@ type region struct {
 	all   mem.Range
 	file  uint64    // descriptor, or none
 	alias mem.Range // of the file
+	// marked says that huge or shared pages may have been protected.
+	marked bool
 }
+
+func (r *region) mark() { r.marked = r.marked || r.kind.Huge() || r.kind.Shared() }
 
 const none = ^uint64(0)
 
@@ -49,6 +53,8 @@ type actor struct {
 	user  bool                                // its last call is an access
 	child func() (conformance.Process, error) // of the fork that it is in
 	proc  conformance.Process                 // of a child
+	// drops is what its advice drops while it sleeps for an event.
+	drops mem.Range
 }
 
 // machine is one side.
@@ -161,6 +167,10 @@ func (r *region) flags() uint64 {
 	switch {
 	case r.kind.Shared():
 		f |= conformance.MapShared
+	case r.kind.Huge():
+		// Linux 6.18 loses the reservation of private huge pages when part
+		// of a mapping moves, and the pool cannot shrink any more.
+		f |= conformance.MapPrivate | conformance.MapNoReserve
 	case r.kind.File():
 		f |= conformance.MapPrivate
 	default:
