@@ -84,7 +84,7 @@ func TestAgent(t *testing.T) {
 		t.Errorf("still a subreaper: %v, %v", was, err)
 	}
 	for _, r := range a.Ranges() {
-		maps := tool(t, "cat", fmt.Sprintf("/proc/%d/maps", v.pid))
+		maps := mapsOf(t, v.pid)
 		if !strings.Contains(maps, fmt.Sprintf("%x-%x ", uint64(r.Start), uint64(r.End))) {
 			t.Errorf("%v is not in the program's maps:\n%s", r, maps)
 		}
@@ -281,12 +281,12 @@ func TestRefused(t *testing.T) {
 	v.blocked()
 	v.interrupt()
 	s := v.open()
-	before := tool(t, "cat", fmt.Sprintf("/proc/%d/maps", v.pid))
+	before := mapsOf(t, v.pid)
 	_, err := Plant(s)
 	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "clone") || !strings.Contains(err.Error(), "seccomp") {
 		t.Errorf("error %v; want clone, EPERM and the filter named", err)
 	}
-	if after := tool(t, "cat", fmt.Sprintf("/proc/%d/maps", v.pid)); after != before {
+	if after := mapsOf(t, v.pid); after != before {
 		t.Errorf("maps before:\n%s\nafter:\n%s", before, after)
 	}
 	closeSession(t, s)

@@ -5,15 +5,8 @@
 package inject
 
 import (
-	"bytes"
 	"flag"
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
-	"runtime"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -22,61 +15,13 @@ import (
 
 var update = flag.Bool("update", false, "write blob_GOARCH.go from asm/agent_GOARCH.s")
 
-// toolPrefix finds the binutils for arch.
-func toolPrefix(arch string) (string, bool) {
-	prefix := map[string]string{"amd64": "x86_64-linux-gnu-", "arm64": "aarch64-linux-gnu-"}[arch]
-	if _, err := exec.LookPath(prefix + "as"); err == nil {
-		return prefix, true
-	}
-	_, err := exec.LookPath("as")
-	return "", err == nil && arch == runtime.GOARCH
-}
-
-// blobOf parses the committed bytes of arch out of their Go source, so that
-// each machine can check both architectures.
-func blobOf(t *testing.T, arch string) []byte {
-	src, err := os.ReadFile("blob_" + arch + ".go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b []byte
-	for _, m := range regexp.MustCompile(`0x([0-9a-f]{2}),`).FindAllSubmatch(src, -1) {
-		v, err := strconv.ParseUint(string(m[1]), 16, 8)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b = append(b, byte(v))
-	}
-	return b
-}
-
 // TestBlob assembles the agent's source and compares it with the bytes that
 // are planted.
 func TestBlob(t *testing.T) {
+	blob := testutil.Blob{Package: "inject", What: "the agent's machine code", Source: "asm/agent_%s.s"}
 	for _, arch := range []string{"amd64", "arm64"} {
 		t.Run(arch, func(t *testing.T) {
-			prefix, ok := toolPrefix(arch)
-			testutil.Need(t, ok, "no assembler for "+arch+" (apt install binutils-aarch64-linux-gnu)")
-			dir := t.TempDir()
-			obj, bin := filepath.Join(dir, "a.o"), filepath.Join(dir, "a.bin")
-			tool(t, prefix+"as", "-o", obj, "asm/agent_"+arch+".s")
-			tool(t, prefix+"objcopy", "-O", "binary", "-j", ".text", obj, bin)
-			want, err := os.ReadFile(bin)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if *update {
-				writeBlob(t, arch, want)
-			}
-			if got := blobOf(t, arch); !bytes.Equal(got, want) {
-				t.Errorf("blob_%s.go is not what asm/agent_%s.s assembles to; run go test -run TestBlob -update", arch, arch)
-			}
-
-			// Position independent: nothing left for a linker to fill in.
-			if rel := tool(t, prefix+"objdump", "-r", obj); strings.Contains(rel, "RELOCATION RECORDS") {
-				t.Errorf("the blob has relocations:\n%s", rel)
-			}
-			dis := tool(t, prefix+"objdump", "-d", obj)
+			dis := blob.Check(t, arch, *update)
 			calls := strings.Count(dis, "syscall") + strings.Count(dis, "\tsvc\t")
 			if calls != 3 {
 				t.Errorf("%d system call instructions, want 3 (wait, operation, wake):\n%s", calls, dis)
@@ -86,32 +31,5 @@ func TestBlob(t *testing.T) {
 				t.Errorf("the blob uses a stack: %s", m)
 			}
 		})
-	}
-}
-
-func tool(t *testing.T, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-	}
-	return string(out)
-}
-
-func writeBlob(t *testing.T, arch string, b []byte) {
-	var w strings.Builder
-	fmt.Fprintf(&w, "// SPDX-License-Identifier: Apache-2.0\n\n// Code generated from asm/agent_%s.s by go test -run TestBlob -update. DO NOT EDIT.\n\n", arch)
-	fmt.Fprintf(&w, "//go:build linux\n\npackage inject\n\n// blob is the agent's machine code.\nvar blob = [...]byte{")
-	for i, v := range b {
-		if i%12 == 0 {
-			w.WriteString("\n\t")
-		} else {
-			w.WriteByte(' ')
-		}
-		fmt.Fprintf(&w, "0x%02x,", v)
-	}
-	w.WriteString("\n}\n")
-	if err := os.WriteFile("blob_"+arch+".go", []byte(w.String()), 0o644); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -299,3 +299,13 @@ func sigqueue(pid int, sig unix.Signal, value int) error {
 	}
 	return nil
 }
+
+// mapsOf returns the memory map of a process, proc_pid_maps(5).
+func mapsOf(t *testing.T, pid int) string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
