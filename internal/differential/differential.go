@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/faultline-go/faultline/conformance"
@@ -57,11 +58,18 @@ func (m *machine) perform(o Op) {
 // holds.
 func (m *machine) finish() {
 	m.say("at the end")
-	for i := 0; i < len(m.fds); i++ { // reading may bring more
-		if m.fds[i] != none {
-			m.drain(i)
-			m.settle()
+	// Who has been told by one descriptor may go on to an event of another
+	// that was read before. The child of a fork that does not end would keep
+	// all descriptors open.
+	for more := true; more; {
+		for i := 0; i < len(m.fds); i++ { // reading may bring more
+			if m.fds[i] != none {
+				m.drain(i)
+				m.settle()
+			}
 		}
+		more = m.rounds < maxFDs && slices.ContainsFunc(m.everybody(), func(a *actor) bool { return a.last == conformance.InEvent })
+		m.rounds++
 	}
 	// Children have the descriptors too.
 	for _, k := range m.kids {

@@ -72,6 +72,7 @@ type machine struct {
 	// muddled says that two threads have queued messages at once.
 	muddled bool
 	trace   []string
+	rounds  int // of reading everything at the end
 }
 
 // failure is thrown where a side does not do what both must.
