@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/faultline-go/faultline/conformance"
 	"github.com/faultline-go/faultline/mem"
@@ -55,7 +56,9 @@ func (m *machine) perform(o Op) {
 
 // finish reads what there is to read, ends the children and closes
 // everything, so that nobody has a reason to sleep, and tells what memory
-// holds.
+// holds. If a descriptor is open all the same, since the child of a fork that
+// does not end has it, the look at memory ends with a thread asleep: on both
+// sides, or they differ.
 func (m *machine) finish() {
 	m.say("at the end")
 	// Who has been told by one descriptor may go on to an event of another
@@ -87,24 +90,35 @@ func (m *machine) finish() {
 	for i := range m.regions {
 		r := &m.regions[i]
 		for a := r.all.Start; a < r.all.End; a += mem.Addr(r.kind.PageSize()) {
-			m.say("  %v: %s", a, m.content(a))
-			if r.file != none {
-				m.say("  its alias: %s", m.content(r.alias.Start+(a-r.all.Start)))
+			if !m.tell("  ", a) || r.file != none && !m.tell("  its alias: ", r.alias.Start+(a-r.all.Start)) {
+				return
 			}
 		}
 	}
 }
 
-// content returns what the start of a page holds.
-func (m *machine) content(a mem.Addr) string {
+// tell notes what the start of a page holds. It reports false if the control
+// thread sleeps in a fault there, and can do no more.
+func (m *machine) tell(what string, a mem.Addr) bool {
 	const n = 72
-	r := m.call(conformance.CopyMem, m.scratch, a, n)
-	if r.Signal != 0 {
-		return fmt.Sprintf("signal %d", r.Signal)
+	m.control.Start(conformance.CopyMem, [6]uint64{uint64(m.scratch), uint64(a), n})
+	for deadline := time.Now().Add(budget); m.control.State() != conformance.Idle; m.control.Wait(time.Millisecond) {
+		if m.control.State() == conformance.InFault {
+			m.say("%s%v: asleep in a fault", what, a)
+			return false
+		}
+		if time.Now().After(deadline) {
+			m.fail("the look at %v does not end: %s", a, m.control.Describe())
+		}
+	}
+	if r := m.control.Result(); r.Signal != 0 {
+		m.say("%s%v: signal %d", what, a, r.Signal)
+		return true
 	}
 	b := make([]byte, n)
 	m.p.Peek(m.scratch, b)
-	return fmt.Sprintf("%q", strings.TrimRight(string(b), "\x00"))
+	m.say("%s%v: %q", what, a, strings.TrimRight(string(b), "\x00"))
+	return true
 }
 
 // Difference is where two sides part.
