@@ -279,14 +279,18 @@ func (e *engagement) config() pager.SpaceConfig {
 
 func (e *engagement) mover() (pager.Mover, error) {
 	agent, err := e.plant()
-	if err != nil {
-		return nil, err
+	if err == nil {
+		var m *mover
+		if m, err = newMover(e, agent); err == nil {
+			return m, nil
+		}
 	}
-	m, err := newMover(e, agent)
-	if err != nil {
-		return nil, err
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, pager.ErrGone // the space has ended, and the agent was killed for it
 	}
-	return m, nil
+	return nil, err
 }
 
 // present is pager.SpaceConfig's.
