@@ -73,6 +73,7 @@ func (op *Op) Err() error {
 // exec the owner must Kill it.
 type Agent struct {
 	tid    int
+	tracer int         // thread that traces it, ours
 	ranges []mem.Range // what it has mapped in the program
 	addr   mem.Addr    // of the area there
 
@@ -213,6 +214,7 @@ func (a *Agent) awaitLocked(sh *area) error {
 		if sh.done.Load() != got {
 			continue
 		}
+		a.passStop()
 		// Nothing came for a while, or a signal did.
 		switch {
 		case pidfdDead(a.pidfd):
@@ -225,6 +227,30 @@ func (a *Agent) awaitLocked(sh *area) error {
 			return fmt.Errorf("agent %d, after %v: %w", a.tid, answerTime, ErrAgentStuck)
 		}
 	}
+}
+
+// passStop lets the agent go on from a ptrace stop if that is the caller's to
+// do: on the tracer's thread, which waits for the agent while it is made and
+// handles no other event meanwhile, nobody else would. A signal that somebody
+// sends it is dropped. Its death is left for the tracer's wait.
+func (a *Agent) passStop() {
+	if unix.Gettid() != a.tracer {
+		return
+	}
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, a.tid, &info, unix.WSTOPPED|unix.WNOHANG|unix.WALL|unix.WNOTHREAD, nil)
+	if err != nil || info.Signo == 0 {
+		return // not stopped
+	}
+	si, err := getSiginfo(a.tid)
+	if err != nil {
+		return // killed meanwhile
+	}
+	sig := 0
+	if delivered := si.code <= 0 || si.code>>8 == 0; delivered && faults&bit(unix.Signal(si.signo)) != 0 {
+		sig = int(si.signo) // it would come again for ever
+	}
+	_ = ptrace(unix.PTRACE_CONT, a.tid, 0, uintptr(sig)) // ESRCH: killed meanwhile
 }
 
 // watchTime is how long the answer is watched for: longer than a batch takes.

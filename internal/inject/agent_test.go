@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -164,6 +165,25 @@ func vmFlags(t *testing.T, pid int, addr uint64) string {
 		}
 	}
 	return ""
+}
+
+// TestSignalWhileCalled: somebody sends the agent signals while the tracer's
+// own thread waits for it, as it does when the agent is made. Nobody else can
+// take their stops.
+func TestSignalWhileCalled(t *testing.T) {
+	_, a, _ := planted(t)
+	for _, sig := range []unix.Signal{unix.SIGSTOP, unix.SIGTERM, unix.SIGTSTP, unix.SIGUSR1} {
+		if err := unix.Kill(a.Tid(), sig); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := a.Call(unix.SYS_GETPID); err != nil {
+			t.Fatalf("after signal %d: %v", sig, err)
+		}
+		if d := time.Since(began); d > answerTime/2 {
+			t.Errorf("after signal %d the agent answered after %v", sig, d)
+		}
+	}
 }
 
 func TestBatch(t *testing.T) {

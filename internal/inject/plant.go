@@ -191,7 +191,7 @@ func (p *planting) start() (*Agent, error) {
 	if _, err := call(t, "setsid", unix.SYS_SETSID); err != nil {
 		return nil, err
 	}
-	a := &Agent{tid: p.tid, pidfd: -1, dead: make(chan struct{}),
+	a := &Agent{tid: p.tid, tracer: unix.Gettid(), pidfd: -1, dead: make(chan struct{}),
 		glance: unix.NsecToTimespec(glanceTime.Nanoseconds())}
 	fd, err := p.share(t, a)
 	if err != nil {
