@@ -154,6 +154,7 @@ func TestPinned(t *testing.T) {
 			pin(i, true)
 		}
 		r.fill(k, 100, 900, 0)
+		settled() // or one is just being tried
 		for i := range 100 {
 			if s.pageState(i) != resident {
 				t.Fatalf("pinned page %d is %v", i, s.pageState(i))
