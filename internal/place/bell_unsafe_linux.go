@@ -15,7 +15,7 @@ import (
 // wakes two other threads first, on the processor of whoever wakes it, and
 // they push aside what runs there.
 //
-// The zero Bell is ready. Ring may be called by anyone, Wait by one goroutine,
+// Make one with NewBell. Ring may be called by anyone, Wait by one goroutine,
 // which should be locked to its thread.
 type Bell struct {
 	rung   atomic.Uint32 // 1 from Ring until Wait returns it
