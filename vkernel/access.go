@@ -14,6 +14,7 @@ import (
 // operation is what an access does with the bytes of one page.
 type operation struct {
 	write    bool
+	probe    bool // nothing: the page is only to be there
 	swap     bool // compare and swap of the 8 bytes of buf with old and new
 	swapped  bool
 	old, new uint64
@@ -73,6 +74,9 @@ func (as *space) touch(a mem.Addr, buf []byte, op *operation) bool {
 // access does op on buf at a, faulting as often as it takes. It returns the
 // number of bytes before the one that could not be had, and why.
 func (th *Thread) access(a mem.Addr, buf []byte, op *operation, at *attempt) (int, verdict) {
+	if at.as.out != nil {
+		return th.outside(a, buf, op, at)
+	}
 	done := 0
 	for done < len(buf) {
 		n := min(len(buf)-done, mem.PageSize-int(a&(mem.PageSize-1)))
@@ -106,18 +110,27 @@ func (th *Thread) user(ctx context.Context, a mem.Addr, buf []byte, op *operatio
 		defer context.AfterFunc(ctx, th.poke)()
 	}
 	n, v := th.access(a, buf, op, at)
+	if v == cancelled {
+		return ctx.Err()
+	}
+	return th.failure(v, a+mem.Addr(n))
+}
+
+// failure makes the error of an access in user mode that came to v at a.
+func (th *Thread) failure(v verdict, a mem.Addr) error {
+	at := &th.at
 	if at.bad == 0 {
-		at.bad = a + mem.Addr(n)
+		at.bad = a
 	}
 	switch v {
 	case retry:
 		return nil
+	case interrupted:
+		return ErrInterrupted
 	case segvMap:
 		return &Signal{SIGSEGV, SegvMapErr, at.bad}
 	case segvAcc:
 		return &Signal{SIGSEGV, SegvAccErr, at.bad}
-	case cancelled:
-		return ctx.Err()
 	case killed:
 		return ErrKilled
 	}
@@ -203,6 +216,14 @@ func (as *space) peek(a mem.Addr, dst []byte) bool {
 	op := operation{}
 	for done := 0; done < len(dst); {
 		n := min(len(dst)-done, mem.PageSize-int(a&(mem.PageSize-1)))
+		if as.out != nil {
+			if !as.open(a, false) || as.out.Load(a, dst[done:done+n]) < n {
+				return false
+			}
+			done += n
+			a += mem.Addr(n)
+			continue
+		}
 		if !as.touch(a, dst[done:done+n], &op) {
 			return false
 		}

@@ -36,13 +36,14 @@ func (at *attempt) userMode() bool { return at.mode == userMode }
 type verdict uint8
 
 const (
-	retry     verdict = iota // the access may succeed now
-	segvMap                  // no memory there
-	segvAcc                  // memory there, but not for this
-	bus                      // no page can be had
-	noMemory                 // no page can be had, for want of memory
-	killed                   // the process is dead
-	cancelled                // the context has ended
+	retry       verdict = iota // the access may succeed now
+	segvMap                    // no memory there
+	segvAcc                    // memory there, but not for this
+	bus                        // no page can be had
+	noMemory                   // no page can be had, for want of memory
+	killed                     // the process is dead
+	interrupted                // a signal has to be handled first
+	cancelled                  // the context has ended
 )
 
 // fault makes the page at a accessible, or finds out why it cannot be.
@@ -245,6 +246,7 @@ func (f *faulting) lift() bool {
 // object handles a fault of memory that maps one of small pages.
 func (f *faulting) object() need {
 	v, o := f.v, f.v.obj
+	f.as.learnObject(v, mem.MakeRange(f.addr.Down(), mem.PageSize))
 	s := f.as.pt.slot(f.addr, true)
 	// The object comes before the slot in the order of locks: a page leaves
 	// the object first and the page tables then, so that none that has left

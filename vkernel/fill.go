@@ -197,6 +197,7 @@ func (f *filler) locked(dst mem.Addr, total, done int) (int, syscall.Errno) {
 	if f.wp && !v.is(vmWP) {
 		return done, EINVAL
 	}
+	as.learn(v, mem.MakeRange(at, uint64(total-done)))
 	size := mem.PageSize
 	switch {
 	case v.hugetlb():
@@ -272,6 +273,9 @@ func (f *filler) private(v *vma, a mem.Addr, done int) syscall.Errno {
 	m := &as.k.mem
 	if v.obj != nil && v.obj.beyond(v.offset(a)) {
 		return EFAULT
+	}
+	if as.out != nil {
+		return f.outside(v, a, done)
 	}
 	s := as.pt.slot(a, true)
 	if f.kind == fillZero {

@@ -12,6 +12,10 @@ import (
 // or with CONTINUE one that it has.
 func (f *filler) object(v *vma, a mem.Addr, done int) syscall.Errno {
 	as, o := f.u.as, v.obj
+	if as.out != nil && f.kind != fillContinue {
+		return f.outside(v, a, done)
+	}
+	as.learnObject(v, mem.MakeRange(a, mem.PageSize))
 	m := &as.k.mem
 	n := v.offset(a) >> mem.PageShift
 	var fr frame

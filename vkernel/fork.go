@@ -43,7 +43,8 @@ func (th *Thread) ForkWith(started func(child *Process)) (*Process, syscall.Errn
 	p.mu.Lock()
 	q.files = make([]fdEntry, len(p.files))
 	for i, e := range p.files {
-		if e.file != nil {
+		// The descriptors of a mirror are not those of its process.
+		if e.file != nil && as.out == nil {
 			e.file.get()
 			q.files[i] = e
 		}

@@ -49,6 +49,7 @@ type memory struct {
 	mu      sync.Mutex
 	chunks  atomic.Pointer[[]*chunk] // replaced under mu
 	partial []int                    // chunks with a free frame; protected by mu
+	bare    bool                     // pages have no content; immutable
 	empty   int                      // wholly free chunks with data; protected by mu
 
 	huge hugePool
@@ -69,7 +70,9 @@ func (m *memory) alloc() frame {
 	}
 	i := m.partial[len(m.partial)-1]
 	c := (*m.chunks.Load())[i]
-	if c.data == nil {
+	if m.bare {
+		// There is no content to have.
+	} else if c.data == nil {
 		c.data = new([chunkFrames * mem.PageSize]byte)
 	} else if c.free == ^uint64(0) {
 		m.empty--
@@ -128,7 +131,7 @@ func (m *memory) put(f frame) {
 		m.partial = append(m.partial, int(f>>chunkShift))
 	}
 	c.free |= 1 << n
-	if c.free == ^uint64(0) {
+	if c.free == ^uint64(0) && !m.bare {
 		if m.empty++; m.empty > spareChunks {
 			c.data = nil
 			m.empty--
@@ -165,14 +168,19 @@ func (m *memory) clear(f frame, flag uint32) {
 // allocZero returns a frame of zeros.
 func (m *memory) allocZero() frame {
 	f := m.alloc()
-	p, _ := m.page(f)
-	clear(p[:])
+	if !m.bare {
+		p, _ := m.page(f)
+		clear(p[:])
+	}
 	return f
 }
 
 // duplicate returns a new frame with the content of f.
 func (m *memory) duplicate(f frame) frame {
 	n := m.alloc()
+	if m.bare {
+		return n
+	}
 	dst, _ := m.page(n)
 	if f == 0 {
 		clear(dst[:])

@@ -28,6 +28,8 @@ type Kernel struct {
 	mu   sync.Mutex
 	pid  int                   // last one given; protected by mu
 	live map[*Process]struct{} // protected by mu
+	// objects are the mirrors of those outside, perhaps dead; protected by mu
+	objects map[Object]*object
 }
 
 // Option changes how a Kernel is made.

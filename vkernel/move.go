@@ -54,6 +54,8 @@ func (m *mover) run(dst, src mem.Addr, n int) (done int, errno syscall.Errno) {
 	if !m.compatible(sv, dv, mem.MakeRange(src, uint64(n)), mem.MakeRange(dst, uint64(n))) {
 		return 0, EINVAL
 	}
+	as.learn(sv, mem.MakeRange(src, uint64(n)))
+	as.learn(dv, mem.MakeRange(dst, uint64(n)))
 	for done < n && errno == 0 {
 		if m.th.killed() {
 			errno = EINTR
@@ -97,6 +99,11 @@ func (m *mover) page(dv *vma, dst, src mem.Addr) syscall.Errno {
 	}
 	e := ss.get(index(src))
 	fr := e.frame()
+	if as.out != nil && e.present() {
+		if errno := as.out.Move(dst, src); errno != 0 {
+			return errno
+		}
+	}
 	switch {
 	case e == 0 && m.holes:
 		return 0

@@ -272,7 +272,7 @@ func (o *object) punch(off, n uint64) {
 
 // zeroLocked clears [from, to), which lies in one page.
 func (o *object) zeroLocked(from, to uint64) {
-	if from >= to {
+	if from >= to || o.k.mem.bare {
 		return
 	}
 	if f, ok := o.lookupLocked(from >> mem.PageShift); ok {

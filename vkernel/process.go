@@ -51,7 +51,8 @@ type space struct {
 	vmas vmaTree
 	dead bool // protected by mu
 
-	pt pageTable
+	pt  pageTable
+	out Outside // nil but for a mirror; set once, before there are threads
 
 	// lineMu protects the line of every VMA against faults, which hold mu
 	// for reading.

@@ -157,6 +157,9 @@ func (u *uffd) poll(p *Process) (msg uapi.Msg, ok bool, errno syscall.Errno) {
 	if e.child != nil {
 		// The event leaves the queue only with a descriptor to show for it.
 		fd, errno := p.installUffd(e.child)
+		if out := p.as.Load().out; out != nil && errno == 0 {
+			fd, errno = out.Install(fd)
+		}
 		if errno != 0 {
 			u.mu.Unlock()
 			return msg, false, errno

@@ -88,6 +88,7 @@ func (u *uffd) registerAll(r mem.Range, flags vmaFlags) syscall.Errno {
 		if v.uffd == u && v.flags&flags == flags {
 			continue
 		}
+		as.learn(v, r.Intersect(v.rng()))
 		next, errno := as.change(v, r, v.flags&^vmUffd|flags, u)
 		if errno != 0 {
 			return errno

@@ -34,6 +34,9 @@ type Thread struct {
 	// wake has a token for a thread that is to look again at what it waits
 	// for. A stale token does no harm.
 	wake chan struct{}
+	// park and unpark take the place of wake for a thread of a mirror.
+	park, unpark func()
+	ended        atomic.Bool // set by End
 	// fault is the record by which the thread is queued while it sleeps on
 	// a page. A thread has one fault at a time.
 	fault waiter
@@ -83,7 +86,12 @@ func (th *Thread) poke() {
 				return
 			}
 		} else if th.state.CompareAndSwap(old, uint32(Running)) {
-			th.wake <- struct{}{} // only the one who has set it Running sends
+			// Only the one who has set it Running does this.
+			if th.unpark != nil {
+				th.unpark()
+			} else {
+				th.wake <- struct{}{}
+			}
 			return
 		}
 	}
@@ -91,7 +99,11 @@ func (th *Thread) poke() {
 
 // sleep waits in state s for a poke, unless there was one since the last.
 func (th *Thread) sleep(s State) {
-	if th.fallAsleep(s) {
+	switch {
+	case !th.fallAsleep(s):
+	case th.park != nil:
+		th.park()
+	default:
 		<-th.wake
 	}
 }
@@ -190,4 +202,4 @@ func (th *Thread) leave() {
 func (th *Thread) interrupted() bool { return th.signals.Load() > 0 }
 
 // killed reports whether the thread must end.
-func (th *Thread) killed() bool { return th.p.dead.Load() }
+func (th *Thread) killed() bool { return th.p.dead.Load() || th.ended.Load() }

@@ -53,6 +53,7 @@ func (u *uffd) writeProtect(r mem.Range, on bool) syscall.Errno {
 		case v.hugetlb() && (r.Start|r.End)&v.pageMask() != 0:
 			errno = EINVAL
 		default:
+			as.learn(v, r.Intersect(v.rng()))
 			as.protectPages(v, r.Intersect(v.rng()), on)
 		}
 		return errno == 0

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vkernel
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+// Outside is the memory of a process that lives outside of the machine, and of
+// which a [Process] is the mirror: the mirror decides what a fault or a
+// request comes to, and the memory itself is there.
+//
+// A mirror knows the pages of registered memory alone. Of other memory it
+// learns what it needs when it is asked for it, by Resident and Cached.
+//
+// Methods are called with locks of the address space held, and must not call
+// back. Those that change pages are called before anybody in the process may
+// see them.
+type Outside interface {
+	// Load and Store copy between the process's memory and ours, with the
+	// permissions that the process has there at the moment. They return how
+	// many bytes came before the first that cannot be had.
+	Load(a mem.Addr, dst []byte) int
+	Store(a mem.Addr, src []byte) int
+
+	// Fill gives the absent page at a its content: src, or zeros if it is
+	// nil.
+	Fill(a mem.Addr, src []byte) syscall.Errno
+
+	// Move takes the page at src to the absent page at dst.
+	Move(dst, src mem.Addr) syscall.Errno
+
+	// Resident calls there for every page of r that the process has in
+	// memory or swapped out; own says that it is not an object's.
+	Resident(r mem.Range, there func(a mem.Addr, own bool))
+
+	// Cached calls there for every page of r that the object has which is
+	// mapped there.
+	Cached(r mem.Range, there func(a mem.Addr))
+
+	// Install gives descriptor fd of the mirror a number in the process.
+	Install(fd int) (int, syscall.Errno)
+}
+
+// Object names what is mapped in a process outside: device and inode.
+type Object struct{ Dev, Ino uint64 }
+
+// Mapping describes a VMA of a process outside.
+type Mapping struct {
+	Range  mem.Range
+	Prot   int
+	Shared bool
+	// Fixed says that it cannot be made writable.
+	Fixed bool
+	// Anonymous memory has no object. Of an object Shmem says that it is
+	// memory, and not a file that cannot be registered.
+	Object Object
+	Shmem  bool
+	Off    uint64 // of the start, in bytes
+	Size   uint64 // of the object, in bytes
+}
+
+// ErrInterrupted is returned by [Thread.Touch] when a signal has to be handled
+// before the access can be tried again.
+var ErrInterrupted = errors.New("interrupted by a signal")
+
+// WithMirrors makes a machine whose processes are all mirrors: its pages have
+// no content.
+func WithMirrors() Option { return func(k *Kernel) { k.mem.bare = true } }
+
+// SetOutside makes p the mirror of a process. It is for a process that was
+// just made and has no threads.
+func (p *Process) SetOutside(o Outside) { p.as.Load().out = o }
+
+// Reflect makes the mirror have maps in r, but for memory that is registered,
+// which it knows better.
+func (p *Process) Reflect(r mem.Range, maps []Mapping) {
+	as := p.as.Load()
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	for v := as.vmas.find(r.Start); v != nil && v.start < r.End; {
+		if v.uffd != nil {
+			v = as.vmas.next(v)
+			continue
+		}
+		v, _ = as.carve(v, r.Intersect(v.rng())) // the mirror has no bound on VMAs
+		next := as.vmas.next(v)
+		as.drop(v)
+		v = next
+	}
+	for i := range maps {
+		m := maps[i]
+		m.Range = m.Range.Intersect(r)
+		m.Off += uint64(m.Range.Start - maps[i].Range.Start)
+		as.reflect(m)
+	}
+}
+
+// reflect adds what of m is not registered.
+func (as *space) reflect(m Mapping) {
+	for at := m.Range.Start; at < m.Range.End; {
+		v := as.vmas.find(at)
+		if v != nil && v.start <= at {
+			at = v.end
+			continue
+		}
+		end := m.Range.End
+		if v != nil {
+			end = min(end, v.start)
+		}
+		n := &vma{start: at, end: end, flags: m.flags(), off: uint64(at)}
+		if m.Object != (Object{}) || m.Shared {
+			n.obj = as.k.reflected(m)
+			n.off = m.Off + uint64(at-m.Range.Start)
+		}
+		as.link(n)
+		if n.obj != nil {
+			n.obj.put() // the VMA has its own reference
+		}
+		at = end
+	}
+}
+
+func (m *Mapping) flags() vmaFlags {
+	f := vmaFlags(m.Prot&7) | vmMayRead | vmMayWrite | vmMayExec
+	if m.Shared {
+		f |= vmShared | vmMayShare
+	}
+	if m.Fixed {
+		f &^= vmMayWrite
+	}
+	return f
+}
+
+// reflected returns the mirror of an object, with a reference.
+func (k *Kernel) reflected(m Mapping) *object {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	o := k.objects[m.Object]
+	if o != nil && o.revive() {
+		o.mu.Lock()
+		o.size = max(o.size, m.Size)
+		o.mu.Unlock()
+		return o
+	}
+	kind := kindRegular
+	if m.Shmem {
+		kind = kindShmem
+	}
+	o = k.newObject(kind, "", m.Size)
+	if k.objects == nil {
+		k.objects = make(map[Object]*object)
+	}
+	k.objects[m.Object] = o
+	return o
+}
+
+// revive takes a reference unless the last was dropped.
+func (o *object) revive() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.refs == 0 {
+		return false
+	}
+	o.refs++
+	return true
+}
+
+// learn brings what the mirror knows of the pages of r, a part of v, up to
+// date. What it knows of pages that it watches for being missing is right
+// anyway.
+func (as *space) learn(v *vma, r mem.Range) {
+	if as.out == nil || v.uffd != nil && v.is(vmMissing) {
+		return
+	}
+	if v.uffd == nil {
+		as.zapAll(v, r)
+	}
+	if v.obj != nil {
+		as.learnObject(v, r)
+	}
+	m := &as.k.mem
+	as.out.Resident(r, func(a mem.Addr, own bool) {
+		s := as.pt.slot(a, true)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		e := s.get(index(a))
+		if e.present() {
+			return
+		}
+		flags := e & pteWP
+		if v.is(vmWrite) && (own || v.shared()) {
+			flags |= pteWrite
+		}
+		if !v.is(vmAccess) {
+			flags |= pteNoAccess
+		}
+		if own || v.obj == nil {
+			s.set(index(a), makePTE(m.alloc(), flags))
+			return
+		}
+		v.obj.mu.Lock()
+		defer v.obj.mu.Unlock()
+		if fr, ok := v.obj.lookupLocked(v.offset(a) >> mem.PageShift); ok {
+			m.get(fr)
+			s.set(index(a), makePTE(fr, flags))
+		}
+	})
+}
+
+// learnObject brings what the mirror knows of the object's pages that v shows
+// in r up to date.
+func (as *space) learnObject(v *vma, r mem.Range) {
+	if as.out == nil || v.obj == nil || v.obj.kind != kindShmem {
+		return
+	}
+	o := v.obj
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	as.out.Cached(r, func(a mem.Addr) {
+		n := v.offset(a) >> mem.PageShift
+		if _, ok := o.lookupLocked(n); !ok {
+			o.storeLocked(n, o.k.mem.alloc())
+		}
+		if size := (n + 1) << mem.PageShift; o.size < size {
+			o.size = size
+		}
+	})
+}
+
+// Registered returns the memory of p that is registered with any descriptor,
+// in order.
+func (p *Process) Registered() (rs []mem.Range) {
+	as := p.as.Load()
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	for v := as.vmas.find(0); v != nil; v = as.vmas.next(v) {
+		switch {
+		case v.uffd == nil:
+		case len(rs) != 0 && rs[len(rs)-1].End == v.start:
+			rs[len(rs)-1].End = v.end
+		default:
+			rs = append(rs, v.rng())
+		}
+	}
+	return rs
+}
+
+// KernelFaults reports whether system calls wait for memory of p: whether any
+// of it is registered with a descriptor that is not for user mode alone.
+func (p *Process) KernelFaults() bool {
+	as := p.as.Load()
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	for v := as.vmas.find(0); v != nil; v = as.vmas.next(v) {
+		if v.uffd != nil && v.uffd.flags&uapi.UFFD_USER_MODE_ONLY == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Watches reports whether a is registered memory.
+func (p *Process) Watches(a mem.Addr) bool {
+	as := p.as.Load()
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	v := as.vmas.find(a)
+	return v != nil && v.start <= a && v.uffd != nil
+}
+
+// Protection calls fn for the parts of r that the mirror has a VMA for, in
+// order, with the permissions that the process may have there, so that it
+// faults where it must: all that the VMA has where nobody has registered it.
+func (p *Process) Protection(r mem.Range, fn func(part mem.Range, prot int)) {
+	as := p.as.Load()
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	var run mem.Range
+	prot := -1
+	emit := func(part mem.Range, is int) {
+		if prot == is && run.End == part.Start {
+			run.End = part.End
+			return
+		}
+		if prot >= 0 {
+			fn(run, prot)
+		}
+		run, prot = part, is
+	}
+	as.vmas.all(r, func(v *vma) bool {
+		part := v.rng().Intersect(r)
+		if v.uffd == nil {
+			emit(part, int(v.flags&vmAccess))
+			return true
+		}
+		for a := part.Start; a < part.End; a += mem.PageSize {
+			emit(mem.MakeRange(a, mem.PageSize), v.allowed(as.pt.entry(a)))
+		}
+		return true
+	})
+	if prot >= 0 {
+		fn(run, prot)
+	}
+}
+
+// entry returns the entry of a small page.
+func (t *pageTable) entry(a mem.Addr) pte {
+	s := t.slot(a, false)
+	if s == nil {
+		return 0
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.get(index(a))
+}
+
+// allowed returns what the process may do with a page of registered memory
+// without a fault that the mirror has to see.
+func (v *vma) allowed(e pte) int {
+	prot := int(v.flags & vmAccess)
+	switch {
+	case e&ptePoison != 0:
+		return ProtNone
+	case e.present():
+	case v.is(vmMissing | vmMinor):
+		return ProtNone
+	}
+	if e&pteWP != 0 && v.is(vmWP) {
+		prot &^= ProtWrite
+	}
+	return prot
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vkernel
+
+import (
+	"syscall"
+
+	"github.com/faultline-go/faultline/mem"
+)
+
+// NewMirrorThread adds a thread that does not sleep in a goroutine of its own:
+// park is called instead, and must return after wake was called, which is by
+// whoever wakes the thread, and at most once for each park. wake is called with
+// locks held and must do no more than to take note.
+func (p *Process) NewMirrorThread(tid int, park, wake func()) *Thread {
+	th := p.NewThread()
+	th.tid, th.park, th.unpark = tid, park, wake
+	return th
+}
+
+// End makes the thread's calls and accesses end as if the process was killed.
+func (th *Thread) End() {
+	th.ended.Store(true)
+	th.p.mu.Lock()
+	delete(th.p.threads, th)
+	th.p.mu.Unlock()
+	th.poke()
+}
+
+// Interrupt tells the thread that a signal waits for it, which ends a wait that
+// signals end.
+func (th *Thread) Interrupt() {
+	th.signals.Add(1)
+	th.poke()
+}
+
+// Touch makes the page at a accessible as an access of user mode does. It
+// returns nil if the access would succeed now, and else what [Thread.Load]
+// does, or [ErrInterrupted].
+func (th *Thread) Touch(a mem.Addr, write bool) error {
+	th.at = attempt{as: th.p.as.Load(), write: write, mode: userMode}
+	var one [1]byte
+	_, v := th.outside(a, one[:], &operation{write: write, probe: true}, &th.at)
+	return th.failure(v, a)
+}
+
+// Want makes the page at a accessible as a system call does that is about to
+// use it. It returns EFAULT if it cannot be had, and EINTR for the dead.
+func (th *Thread) Want(a mem.Addr, write bool) syscall.Errno {
+	th.at = attempt{as: th.p.as.Load(), write: write, mode: kernelMode}
+	var one [1]byte
+	switch _, v := th.outside(a, one[:], &operation{write: write, probe: true}, &th.at); v {
+	case retry:
+		return 0
+	case killed:
+		return EINTR
+	}
+	return EFAULT
+}
+
+// outside is access for memory that lies outside.
+func (th *Thread) outside(a mem.Addr, buf []byte, op *operation, at *attempt) (int, verdict) {
+	as := at.as
+	done := 0
+	for done < len(buf) {
+		n := min(len(buf)-done, mem.PageSize-int(a&(mem.PageSize-1)))
+		at.tries = 0
+		for !as.open(a, op.write) {
+			if v := as.fault(th, a, at); v != retry {
+				return done, v
+			}
+			if at.userMode() && th.interrupted() {
+				th.handle()
+				return done, interrupted
+			}
+		}
+		if !op.probe {
+			if got := as.transfer(a, buf[done:done+n], op.write); got < n {
+				return done + got, segvMap
+			}
+		}
+		done += n
+		a += mem.Addr(n)
+	}
+	return done, retry
+}
+
+func (as *space) transfer(a mem.Addr, buf []byte, write bool) int {
+	if write {
+		return as.out.Store(a, buf)
+	}
+	return as.out.Load(a, buf)
+}
+
+// open reports whether the mirror lets an access through: to memory that
+// nobody has registered always.
+func (as *space) open(a mem.Addr, write bool) bool {
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	v := as.vmas.find(a)
+	if v == nil || v.start > a || v.uffd == nil {
+		return true
+	}
+	s := as.pt.slot(a, false)
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.get(index(a))
+	if write {
+		return e.writable()
+	}
+	return e.readable()
+}
+
+// outside installs a page whose content is outside: one of the process's own,
+// or one that the object does not have yet.
+func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
+	as := f.u.as
+	m := &as.k.mem
+	object := v.obj != nil && v.shared()
+	if object {
+		if v.obj.beyond(v.offset(a)) {
+			return EFAULT
+		}
+		as.learnObject(v, mem.MakeRange(a, mem.PageSize))
+		v.obj.mu.Lock()
+		_, has := v.obj.lookupLocked(v.offset(a) >> mem.PageShift)
+		v.obj.mu.Unlock()
+		if has {
+			return EEXIST
+		}
+	}
+	e := as.pt.entry(a)
+	if e.present() || f.kind == fillZero && !object && e != 0 {
+		return EEXIST
+	}
+	var src []byte
+	if f.kind == fillCopy {
+		if len(f.page) == 0 {
+			f.page = make([]byte, mem.PageSize)
+		}
+		if f.bytes != nil {
+			src = f.bytes[done : done+mem.PageSize]
+		} else if src = f.page; !f.ahead && !f.read(src, done) {
+			return errSource
+		}
+	}
+	if errno := as.out.Fill(a, src); errno != 0 {
+		return errno
+	}
+	fr := m.alloc()
+	if object {
+		v.obj.mu.Lock()
+		v.obj.storeLocked(v.offset(a)>>mem.PageShift, fr)
+		v.obj.mu.Unlock()
+		m.get(fr)
+	}
+	s := as.pt.slot(a, true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set(index(a), f.entry(v, fr, !object))
+	return 0
+}
