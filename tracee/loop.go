@@ -120,6 +120,9 @@ func (t *Tracer) stop(th *Thread, ws unix.WaitStatus) {
 		t.callStop(th)
 	case event == 0:
 		t.relay.saw(th, sig)
+		if t.more != nil {
+			sig = int(t.more.Signal(th, unix.Signal(sig)))
+		}
 		t.resume(th, sig)
 	case event == unix.PTRACE_EVENT_STOP:
 		t.eventStop(th, sig)
@@ -187,6 +190,10 @@ func isStopSignal(sig int) bool {
 // settle resumes a thread after a callback, which may have brought it to
 // another stop.
 func (t *Tracer) settle(th *Thread) {
+	if th.kept {
+		th.state = held
+		return
+	}
 	si, err := getSiginfo(th.tid)
 	if err != nil {
 		return // it dies
@@ -202,6 +209,10 @@ func (t *Tracer) settle(th *Thread) {
 // resume lets a thread go on with a signal, 0 for none. The only error is
 // that it dies, and then its death is reported.
 func (t *Tracer) resume(th *Thread, sig int) {
+	if th.kept {
+		th.state = held
+		return
+	}
 	req := unix.PTRACE_CONT
 	if th.wantExit {
 		req = unix.PTRACE_SYSCALL
@@ -221,7 +232,7 @@ func (t *Tracer) exec(th *Thread) {
 			t.forget(other)
 		}
 	}
-	th.wantExit = false
+	th.wantExit, th.kept = false, false
 	p.compat.Store(isCompat(th.tid))
 	old := p.Space()
 	last := old.remove(p)
@@ -281,5 +292,8 @@ func (t *Tracer) forget(th *Thread) {
 	delete(th.proc.threads, th.tid)
 	if t.threads[th.tid] == th {
 		delete(t.threads, th.tid)
+		if t.more != nil {
+			t.more.ThreadGone(th)
+		}
 	}
 }

@@ -66,6 +66,7 @@ type Process struct {
 	space   atomic.Pointer[Space]
 	compat  atomic.Bool
 	threads map[int]*Thread
+	by      *Thread
 }
 
 // Pid returns the process id, as seen from the supervisor.
@@ -74,6 +75,10 @@ func (p *Process) Pid() int { return p.pid }
 // Space returns the address space that the process lives in now, or has
 // lived in last.
 func (p *Process) Space() *Space { return p.space.Load() }
+
+// By returns the thread that made the process, nil for the root program. It
+// may be gone.
+func (p *Process) By() *Thread { return p.by }
 
 // Compat reports whether the process runs a 32-bit program, or one of
 // another architecture than this binary's.
@@ -105,6 +110,7 @@ type Thread struct {
 	proc     *Process
 	state    state
 	wantExit bool    // stop at the end of the system call
+	kept     bool    // by Keep
 	vforking bool    // blocked until its vfork child is gone its way
 	holds    *Thread // parent that waits for this child's first stop
 }
@@ -114,6 +120,23 @@ func (th *Thread) Tid() int { return th.tid }
 
 // Process returns the process that the thread belongs to.
 func (th *Thread) Process() *Process { return th.proc }
+
+// Keep makes the thread stay in the stop in which a callback has it, until
+// Resume: it may be called in a callback, and means the thread that the callback
+// is about, or the one that has made a process. The thread can be killed
+// meanwhile, but gets no signals.
+func (th *Thread) Keep() { th.kept = true }
+
+// Resume lets a thread go on that was kept, with a signal if sig is not 0. With
+// exit set it stops again at the end of the system call that it is about to
+// make, for SyscallExit.
+func (th *Thread) Resume(sig syscall.Signal, exit bool) {
+	th.kept, th.wantExit = false, exit
+	th.proc.t.resume(th, int(sig))
+}
+
+// Kept reports whether the thread is kept.
+func (th *Thread) Kept() bool { return th.kept }
 
 // nativeArch is the AUDIT_ARCH_ value of this binary.
 var nativeArch = map[string]uint32{

@@ -100,6 +100,7 @@ func (t *Tracer) fork(by *Thread, tid, event int) *Thread {
 		space = by.proc.Space()
 	}
 	child := t.addProcess(tid, space)
+	child.by = by
 	child.compat.Store(by.proc.Compat())
 	th := t.addThread(child, tid)
 	th.holds = by

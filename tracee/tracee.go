@@ -69,6 +69,20 @@ type Handler interface {
 	Exited(p *Process, s Status)
 }
 
+// Interceptor is a [Handler] that looks at signals, and is told when threads
+// end.
+type Interceptor interface {
+	Handler
+
+	// Signal says that sig is about to be delivered to th, and returns the
+	// signal to deliver instead, 0 for none.
+	Signal(th *Thread, sig syscall.Signal) syscall.Signal
+
+	// ThreadGone says that th has ended, or that another thread of its process
+	// has called exec. It comes before the Exec or Exited that belongs to it.
+	ThreadGone(th *Thread)
+}
+
 // NopHandler does nothing.
 type NopHandler struct{}
 
@@ -105,7 +119,8 @@ type Options struct {
 // Tracer follows one tree of processes.
 type Tracer struct {
 	h    Handler
-	root *Process // immutable after Start
+	more Interceptor // h, if it is one; else nil
+	root *Process    // immutable after Start
 
 	// Of the tracer thread.
 	threads  map[int]*Thread
@@ -155,6 +170,7 @@ func Start(o Options) (*Tracer, error) {
 		rooted:  make(chan struct{}),
 		done:    make(chan struct{}),
 	}
+	t.more, _ = t.h.(Interceptor)
 	if t.h == nil {
 		t.h = NopHandler{}
 	}
