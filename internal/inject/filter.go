@@ -184,15 +184,18 @@ func (p *program) link() []unix.SockFilter {
 //
 // The error matches ErrFiltered if a thread of the program has filters that
 // the others have not; nothing is changed then.
-func (s *Session) InstallFilter() error {
-	prog := Filter()
+func (s *Session) InstallFilter() error { return s.Install(Filter()) }
+
+// Install is InstallFilter for any seccomp program.
+func (s *Session) Install(prog []unix.SockFilter) error {
 	buf := make([]byte, 16, 16+8*len(prog))
 	for _, in := range prog {
 		buf = binary.LittleEndian.AppendUint16(buf, in.Code)
 		buf = append(buf, in.Jt, in.Jf)
 		buf = binary.LittleEndian.AppendUint32(buf, in.K)
 	}
-	at, err := call(s, "mmap", unix.SYS_MMAP, 0, mem.PageSize, unix.PROT_READ|unix.PROT_WRITE,
+	size := (uintptr(len(buf)) + mem.PageSize - 1) &^ (mem.PageSize - 1)
+	at, err := call(s, "mmap", unix.SYS_MMAP, 0, size, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, ^uintptr(0), 0)
 	if err != nil {
 		return fmt.Errorf("install seccomp filter in thread %d: %w", s.tid, err)
@@ -203,7 +206,7 @@ func (s *Session) InstallFilter() error {
 	if _, err = s.WriteAt(buf, int64(at)); err == nil {
 		err = s.seccomp(at)
 	}
-	if _, uerr := call(s, "munmap", unix.SYS_MUNMAP, at, mem.PageSize); err == nil {
+	if _, uerr := call(s, "munmap", unix.SYS_MUNMAP, at, size); err == nil {
 		err = uerr
 	}
 	if err != nil {

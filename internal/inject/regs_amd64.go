@@ -119,3 +119,19 @@ var waits = map[uintptr]bool{
 	unix.SYS_SENDTO: true, unix.SYS_SENDMSG: true, unix.SYS_SENDMMSG: true,
 	unix.SYS_READ: true, unix.SYS_READV: true, unix.SYS_WRITE: true, unix.SYS_WRITEV: true,
 }
+
+// restoreCall makes r those of the end of another call.
+func restoreCall(r *regs, nr uintptr, args *[6]uintptr, ret uintptr) {
+	atEntry(r, nr, args)
+	r.Rax = uint64(ret)
+}
+
+func registers(r *regs) Registers {
+	return Registers{PC: uintptr(r.Rip), SP: uintptr(r.Rsp), SI: uintptr(r.Rsi), DI: uintptr(r.Rdi), Call: uintptr(r.Rax)}
+}
+
+// refusedCall reads a call that was rolled back: all is as before it.
+func refusedCall(r *regs) (nr uintptr, args [6]uintptr) {
+	return uintptr(r.Rax), [6]uintptr{uintptr(r.Rdi), uintptr(r.Rsi), uintptr(r.Rdx),
+		uintptr(r.R10), uintptr(r.R8), uintptr(r.R9)}
+}

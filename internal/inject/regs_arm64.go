@@ -119,3 +119,21 @@ func forgetCall(tid int, _ *regs) error {
 // keepWaiting has nothing to work on: see inCall. A call that ends with
 // EINTR after a stop ends so here too, as it does after SIGSTOP and SIGCONT.
 func keepWaiting(*regs) {}
+
+// restoreCall makes r those of the end of another call.
+func restoreCall(r *regs, nr uintptr, args *[6]uintptr, ret uintptr) {
+	atEntry(r, nr, args)
+	r.Regs[0] = uint64(ret)
+}
+
+func registers(r *regs) Registers {
+	return Registers{PC: uintptr(r.Pc), SP: uintptr(r.Sp), Call: uintptr(r.Regs[8])}
+}
+
+// refusedCall reads a call that was rolled back: all is as before it.
+func refusedCall(r *regs) (nr uintptr, args [6]uintptr) {
+	for i := range args {
+		args[i] = uintptr(r.Regs[i])
+	}
+	return uintptr(r.Regs[8]), args
+}
