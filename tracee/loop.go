@@ -123,11 +123,15 @@ func (t *Tracer) stop(th *Thread, ws unix.WaitStatus) {
 		if t.more != nil {
 			sig = int(t.more.Signal(th, unix.Signal(sig)))
 		}
-		t.resume(th, sig)
+		if !th.leave() {
+			t.resume(th, sig)
+		}
 	case event == unix.PTRACE_EVENT_STOP:
 		t.eventStop(th, sig)
 	case event == unix.PTRACE_EVENT_SECCOMP:
-		th.wantExit = t.h.SyscallEnter(th)
+		if exit := t.h.SyscallEnter(th); !th.taken {
+			th.wantExit = exit
+		}
 		t.settle(th)
 	case event == unix.PTRACE_EVENT_EXEC:
 		t.exec(th)
@@ -149,7 +153,7 @@ func (t *Tracer) callStop(th *Thread) {
 		t.resume(th, 0)
 		return
 	}
-	th.wantExit = false
+	th.wantExit = false // before the callback, which may ask for it anew
 	t.h.SyscallExit(th)
 	t.settle(th)
 }
@@ -190,8 +194,7 @@ func isStopSignal(sig int) bool {
 // settle resumes a thread after a callback, which may have brought it to
 // another stop.
 func (t *Tracer) settle(th *Thread) {
-	if th.kept {
-		th.state = held
+	if th.leave() {
 		return
 	}
 	si, err := getSiginfo(th.tid)
@@ -209,10 +212,6 @@ func (t *Tracer) settle(th *Thread) {
 // resume lets a thread go on with a signal, 0 for none. The only error is
 // that it dies, and then its death is reported.
 func (t *Tracer) resume(th *Thread, sig int) {
-	if th.kept {
-		th.state = held
-		return
-	}
 	req := unix.PTRACE_CONT
 	if th.wantExit {
 		req = unix.PTRACE_SYSCALL
@@ -232,7 +231,7 @@ func (t *Tracer) exec(th *Thread) {
 			t.forget(other)
 		}
 	}
-	th.wantExit, th.kept = false, false
+	th.wantExit, th.kept, th.taken = false, false, false
 	p.compat.Store(isCompat(th.tid))
 	old := p.Space()
 	last := old.remove(p)

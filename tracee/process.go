@@ -111,6 +111,7 @@ type Thread struct {
 	state    state
 	wantExit bool    // stop at the end of the system call
 	kept     bool    // by Keep
+	taken    bool    // Keep was called in the callback that is under way
 	vforking bool    // blocked until its vfork child is gone its way
 	holds    *Thread // parent that waits for this child's first stop
 }
@@ -125,14 +126,23 @@ func (th *Thread) Process() *Process { return th.proc }
 // Resume: it may be called in a callback, and means the thread that the callback
 // is about, or the one that has made a process. The thread can be killed
 // meanwhile, but gets no signals.
-func (th *Thread) Keep() { th.kept = true }
+func (th *Thread) Keep() { th.kept, th.taken, th.state = true, true, held }
 
 // Resume lets a thread go on that was kept, with a signal if sig is not 0. With
 // exit set it stops again at the end of the system call that it is about to
-// make, for SyscallExit.
+// make, for SyscallExit. The callback that has kept the thread may be under way.
 func (th *Thread) Resume(sig syscall.Signal, exit bool) {
 	th.kept, th.wantExit = false, exit
 	th.proc.t.resume(th, int(sig))
+}
+
+// leave reports whether a callback has kept the thread, which then goes on when
+// it says so, and may have done that already: it may be at its next stop by
+// now.
+func (th *Thread) leave() bool {
+	taken := th.taken
+	th.taken = false
+	return taken
 }
 
 // Kept reports whether the thread is kept.

@@ -137,7 +137,7 @@ func (t *Tracer) forked(th *Thread) {
 		return
 	}
 	t.h.Fork(parent.proc, th.proc)
-	if t.threads[parent.tid] == parent && parent.state == held {
+	if t.threads[parent.tid] == parent && !parent.leave() && parent.state == held {
 		t.settle(parent)
 	}
 }

@@ -298,8 +298,15 @@ func (p *Process) Protection(r mem.Range, fn func(part mem.Range, prot int)) {
 			emit(part, int(v.flags&vmAccess))
 			return true
 		}
-		for a := part.Start; a < part.End; a += mem.PageSize {
-			emit(mem.MakeRange(a, mem.PageSize), v.allowed(as.pt.entry(a)))
+		for a := part.Start; a < part.End; {
+			next := min((a>>slotShift+1)<<slotShift, part.End)
+			if as.pt.blank(a) {
+				emit(mem.Range{Start: a, End: next}, v.allowed(0))
+				a = next
+			}
+			for ; a < next; a += mem.PageSize {
+				emit(mem.MakeRange(a, mem.PageSize), v.allowed(as.pt.entry(a)))
+			}
 		}
 		return true
 	})
@@ -319,6 +326,17 @@ func (t *pageTable) entry(a mem.Addr) pte {
 	return s.get(index(a))
 }
 
+// blank reports whether the slot of a has no pages.
+func (t *pageTable) blank(a mem.Addr) bool {
+	s := t.slot(a, false)
+	if s == nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pages == nil
+}
+
 // allowed returns what the process may do with a page of registered memory
 // without a fault that the mirror has to see.
 func (v *vma) allowed(e pte) int {
@@ -334,4 +352,35 @@ func (v *vma) allowed(e pte) int {
 		prot &^= ProtWrite
 	}
 	return prot
+}
+
+// Shared calls fn for the registered parts of r that map an object which the
+// process shares.
+func (p *Process) Shared(r mem.Range, fn func(part mem.Range)) {
+	as := p.as.Load()
+	var parts []mem.Range
+	as.mu.RLock()
+	as.vmas.all(r, func(v *vma) bool {
+		if v.uffd != nil && v.shared() {
+			parts = append(parts, v.rng())
+		}
+		return true
+	})
+	as.mu.RUnlock()
+	for _, part := range parts {
+		fn(part)
+	}
+}
+
+// Flags returns the flags with which descriptor fd was made.
+func (p *Process) Flags(fd int) int {
+	f := p.file(fd)
+	if f == nil {
+		return 0
+	}
+	defer f.put()
+	if f.uffd == nil {
+		return 0
+	}
+	return f.uffd.flags
 }

@@ -163,3 +163,50 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 	s.set(index(a), f.entry(v, fr, !object))
 	return 0
 }
+
+// OnReadable has f called whenever something to read comes to fd, and returns
+// what tells whether there is anything. f is called with locks held
+// and must do no more than to take note. It is for a process that keeps
+// descriptors for others, until Close.
+func (p *Process) OnReadable(fd int, f func()) (pending func() bool) {
+	file := p.file(fd)
+	if file == nil || file.uffd == nil {
+		if file != nil {
+			file.put()
+		}
+		return func() bool { return false }
+	}
+	u := file.uffd
+	file.put() // the number keeps it
+	u.addReader(&reader{poke: f})
+	return func() bool {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		return u.pendingLocked()
+	}
+}
+
+// Blocking reports whether poll on fd is an error: before the handshake, and
+// where the descriptor was not made non-blocking.
+func (p *Process) Blocking(fd int) bool {
+	f := p.file(fd)
+	if f == nil {
+		return false
+	}
+	defer f.put()
+	return f.uffd != nil && f.events() == PollErr
+}
+
+// Memory returns what descriptor fd takes the faults of, nil if that is no
+// mirror or fd is none.
+func (p *Process) Memory(fd int) Outside {
+	f := p.file(fd)
+	if f == nil {
+		return nil
+	}
+	defer f.put()
+	if f.uffd == nil {
+		return nil
+	}
+	return f.uffd.as.out
+}

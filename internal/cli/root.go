@@ -108,6 +108,7 @@ func newRoot() *cobra.Command {
 		newConformance(),
 		newDoctor(),
 		newModel(),
+		newProvide(),
 		newRun(),
 		newVersion(),
 	)

@@ -177,3 +177,12 @@ func Deliverable(tid int) (bool, error) {
 	}
 	return st.pending&^m != 0, nil
 }
+
+// Block adds sig to the signal mask of a thread that is stopped.
+func Block(tid int, sig unix.Signal) error {
+	m, err := getMask(tid)
+	if err != nil {
+		return err
+	}
+	return setMask(tid, m|bit(sig))
+}

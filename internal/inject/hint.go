@@ -4,7 +4,11 @@
 
 package inject
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/faultline-go/faultline/mem"
+)
 
 // hints counts the places that Hint has given out.
 var hints atomic.Uint32
@@ -16,6 +20,9 @@ const (
 	hintStep = 16 << 20
 	hintWrap = 1 << 16
 )
+
+// Home returns where all that Hint returns lies.
+func Home() mem.Range { return mem.MakeRange(hintBase, hintWrap*hintStep+hintStep) }
 
 // Hint returns an address for a mapping of ours in a program: out of the way,
 // so that it does not come to lie in a hole which the program has made and

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/mem"
 )
 
 // regs is the general register set of the architecture.
@@ -211,6 +213,19 @@ func vmIO(nr uintptr, tid int, addr uintptr, p []byte) (int, error) {
 		return int(n), errShort
 	}
 	return int(n), nil
+}
+
+// ReadMemory copies from the memory of a process as the process could read it
+// itself, and returns how many bytes came before the first that it could not.
+func ReadMemory(pid int, a mem.Addr, dst []byte) int {
+	n, _ := vmIO(unix.SYS_PROCESS_VM_READV, pid, uintptr(a), dst)
+	return n
+}
+
+// WriteMemory is ReadMemory for writing.
+func WriteMemory(pid int, a mem.Addr, src []byte) int {
+	n, _ := vmIO(unix.SYS_PROCESS_VM_WRITEV, pid, uintptr(a), src)
+	return n
 }
 
 var errShort = errors.New("ends in unmapped or protected memory")

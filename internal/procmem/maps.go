@@ -17,6 +17,8 @@ import (
 type VMA struct {
 	mem.Range
 	Read, Write, Exec, Shared bool
+	Offset                    uint64 // in the file, in bytes
+	Dev                       uint64 // of the file: major and minor number, 32 bits each
 	Inode                     uint64
 	// Name is the file, or what the kernel calls the mapping, such as
 	// "[heap]"; empty for most anonymous memory.
@@ -75,7 +77,11 @@ func parseVMA(line string) (v VMA, err error) {
 	start, err1 := strconv.ParseUint(from, 16, 64)
 	end, err2 := strconv.ParseUint(to, 16, 64)
 	inode, err3 := strconv.ParseUint(f[4], 10, 64)
-	for _, e := range []error{err1, err2, err3} {
+	offset, err4 := strconv.ParseUint(f[2], 16, 64)
+	major, minor, _ := strings.Cut(f[3], ":")
+	maj, err5 := strconv.ParseUint(major, 16, 32)
+	mnr, err6 := strconv.ParseUint(minor, 16, 32)
+	for _, e := range []error{err1, err2, err3, err4, err5, err6} {
 		if e != nil {
 			return v, e
 		}
@@ -86,7 +92,7 @@ func parseVMA(line string) (v VMA, err error) {
 	v = VMA{
 		Range: mem.Range{Start: mem.Addr(start), End: mem.Addr(end)},
 		Read:  f[1][0] == 'r', Write: f[1][1] == 'w', Exec: f[1][2] == 'x', Shared: f[1][3] == 's',
-		Inode: inode,
+		Offset: offset, Dev: maj<<32 | mnr, Inode: inode,
 	}
 	if len(f) == 6 {
 		v.Name = strings.TrimLeft(f[5], " ")
@@ -156,6 +162,24 @@ func HasFlag(pid int, flag string) bool {
 	return false
 }
 
+// MayWrite reports whether the mapping at a could be made writable. It is slow,
+// like [HasFlag].
+func MayWrite(pid int, a mem.Addr) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+	if err != nil {
+		return false
+	}
+	inside := false
+	for line := range bytes.Lines(b) {
+		if v, err := parseVMA(string(bytes.TrimSuffix(line, []byte{'\n'}))); err == nil {
+			inside = v.Contains(a)
+		} else if rest, ok := bytes.CutPrefix(line, []byte("VmFlags:")); ok && inside {
+			return bytes.Contains(rest, []byte(" mw"))
+		}
+	}
+	return false
+}
+
 // Running reports whether a thread runs or waits for a processor.
 func Running(pid, tid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/stat", pid, tid))
@@ -165,4 +189,16 @@ func Running(pid, tid int) bool {
 	// The command in field 2 may hold spaces and parentheses.
 	i := bytes.LastIndexByte(b, ')')
 	return i >= 0 && i+2 < len(b) && b[i+2] == 'R'
+}
+
+// Catches reports whether a task has a handler for a signal.
+func Catches(tid, sig int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := bytes.Cut(b, []byte("\nSigCgt:\t"))
+	line, _, _ := bytes.Cut(rest, []byte{'\n'})
+	mask, _ := strconv.ParseUint(string(line), 16, 64)
+	return mask>>(sig-1)&1 != 0
 }

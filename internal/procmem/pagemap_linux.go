@@ -18,7 +18,9 @@ import (
 // Numbers of the PAGEMAP_SCAN ioctl (pagemap_scan(2const), since Linux 6.7).
 const (
 	pagemapScan   = 0xc0606610
+	pageIsFile    = 1 << 2
 	pageIsPresent = 1 << 3
+	pageIsSwapped = 1 << 4
 	scanRegions   = 512
 )
 
@@ -68,13 +70,55 @@ func (p *Pagemap) Present(r mem.Range, f func(mem.Range)) error {
 	return p.read(r, f)
 }
 
-func (p *Pagemap) scan(r mem.Range, f func(mem.Range)) error {
-	for !r.Empty() {
-		arg := scanArg{
-			start: uint64(r.Start), end: uint64(r.End),
-			vecLen: scanRegions,
-			mask:   pageIsPresent, returned: pageIsPresent,
+// Pages calls f for each part of r whose pages the process has, in memory or
+// swapped out, in order of address. own says that they are its own, and not an
+// object's.
+func (p *Pagemap) Pages(r mem.Range, f func(part mem.Range, own bool)) error {
+	if !p.noScan {
+		const any = pageIsPresent | pageIsSwapped
+		err := p.walk(r, scanArg{anyOf: any, returned: any | pageIsFile}, func(v scanRegion) {
+			f(mem.Range{Start: mem.Addr(v.start), End: mem.Addr(v.end)}, v.categories&pageIsFile == 0)
+		})
+		if !errors.Is(err, syscall.ENOTTY) && !errors.Is(err, syscall.EINVAL) {
+			return err
 		}
+		p.noScan = true
+	}
+	return p.readPages(r, f)
+}
+
+// readPages is Pages for kernels before 6.7.
+func (p *Pagemap) readPages(r mem.Range, f func(part mem.Range, own bool)) error {
+	const there, file = 3 << 62, 1 << 61
+	buf := make([]byte, 512*8)
+	for at := r.Start; at < r.End; {
+		n, err := p.f.ReadAt(buf[:min(len(buf), r.Pages()*8)], int64(at)>>mem.PageShift*8)
+		if n < 8 {
+			if err == nil || err == io.EOF {
+				return nil // past the end of the address space
+			}
+			return fmt.Errorf("pagemap at %v: %w", at, err)
+		}
+		for i := 0; i+8 <= n && at < r.End; i += 8 {
+			if e := binary.NativeEndian.Uint64(buf[i:]); e&there != 0 {
+				f(mem.MakeRange(at, mem.PageSize), e&file == 0)
+			}
+			at += mem.PageSize
+		}
+	}
+	return nil
+}
+
+func (p *Pagemap) scan(r mem.Range, f func(mem.Range)) error {
+	return p.walk(r, scanArg{mask: pageIsPresent, returned: pageIsPresent}, func(v scanRegion) {
+		f(mem.Range{Start: mem.Addr(v.start), End: mem.Addr(v.end)})
+	})
+}
+
+// walk scans r for what arg asks.
+func (p *Pagemap) walk(r mem.Range, arg scanArg, f func(scanRegion)) error {
+	for !r.Empty() {
+		arg.start, arg.end, arg.vecLen = uint64(r.Start), uint64(r.End), scanRegions
 		arg.size = 96
 		arg.vec = addressOf(p.vec)
 		n, err := scanIoctl(p.f.Fd(), &arg)
@@ -82,7 +126,7 @@ func (p *Pagemap) scan(r mem.Range, f func(mem.Range)) error {
 			return fmt.Errorf("PAGEMAP_SCAN %v: %w", r, err)
 		}
 		for _, v := range p.vec[:n] {
-			f(mem.Range{Start: mem.Addr(v.start), End: mem.Addr(v.end)})
+			f(v)
 		}
 		if mem.Addr(arg.walkEnd) <= r.Start {
 			return fmt.Errorf("PAGEMAP_SCAN %v: no progress", r)

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+)
+
+// file is a descriptor as the program has it: the reading end of a pipe, of
+// which we have the other end. So close, dup, fork, exec and the passing of
+// descriptors are the kernel's own, poll and epoll too, since the pipe has a
+// byte in it while there is something to read; and when nobody has the
+// reading end any more, the kernel tells us on ours. The inode of the pipe
+// tells which descriptor a number means.
+type file struct {
+	p       *Provider
+	ino     uint64
+	write   int // our end
+	reg     int // its number in the registry
+	device  bool
+	pending func() bool // whether there is something to read
+	handles map[*space]int
+	owner   *space // whose faults it takes; nil for the device
+
+	ready   bool // the byte is in the pipe
+	changed bool // in Provider.changed
+	closed  bool
+}
+
+// create makes a descriptor for the thread's process, and returns its number
+// or a negated errno.
+func (t *task) create(flags int) int64 {
+	h, errno := t.v.Userfaultfd(flags)
+	if errno != 0 {
+		return negated(errno)
+	}
+	return t.number(h, flags, false)
+}
+
+// number gives descriptor h of the mirror a number in the program.
+func (t *task) number(h, flags int, device bool) int64 {
+	f := &file{p: t.p, write: -1, device: device, handles: map[*space]int{t.sp: h}}
+	if !device {
+		f.owner, _ = t.sp.v.Memory(h).(*space)
+	}
+	fd, errno := -1, syscall.Errno(0)
+	ok := t.session("make a descriptor", func(s *inject.Session) (err error) {
+		fd, errno, err = f.make(t.sp, s, flags&(unix.O_CLOEXEC|unix.O_NONBLOCK))
+		if err == nil && errno == 0 {
+			err = t.arm(s, fd)
+		}
+		return err
+	})
+	if !ok || errno != 0 {
+		t.v.Close(h)
+		f.close()
+		return negated(errno)
+	}
+	var err syscall.Errno
+	if f.reg, err = t.v.PassFD(h, t.p.registry); err != 0 {
+		t.p.fatal("keep a descriptor", err)
+	}
+	f.pending = t.p.registry.OnReadable(f.reg, func() { f.touch() })
+	t.p.files[f.ino] = f
+	t.p.hangups.add(f.write, f.ino)
+	return int64(fd)
+}
+
+// make makes the pipe in the thread's process. errno is what the program is
+// told.
+func (f *file) make(sp *space, s *inject.Session, flags int) (fd int, errno syscall.Errno, err error) {
+	if err := sp.plant(s); err != nil {
+		return -1, 0, err
+	}
+	_, err = s.Syscall(unix.SYS_PIPE2, uintptr(sp.agent.DataAddr()), uintptr(flags))
+	if errors.As(err, &errno) {
+		return -1, errno, nil
+	} else if err != nil {
+		return -1, 0, err
+	}
+	data := sp.agent.Data()
+	fd = int(binary.LittleEndian.Uint32(data))
+	other := int(binary.LittleEndian.Uint32(data[4:]))
+	path := fmt.Sprintf("/proc/%d/fd/%d", s.Tid(), other)
+	f.write, err = unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, 0, fmt.Errorf("take the writing end of a pipe: %w", err)
+	}
+	if _, err := s.Syscall(unix.SYS_CLOSE, uintptr(other)); err != nil {
+		return -1, 0, fmt.Errorf("close the writing end of a pipe: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(f.write, &st); err != nil {
+		return -1, 0, fmt.Errorf("look at a pipe: %w", err)
+	}
+	f.ino = st.Ino
+	return fd, 0, nil
+}
+
+// touch says that there may be something to read now, or nothing any more.
+func (f *file) touch() {
+	if !f.changed && !f.closed {
+		f.changed = true
+		f.p.changed = append(f.p.changed, f)
+	}
+}
+
+// publish makes the pipe say what there is to read.
+func (f *file) publish() {
+	if f.closed || f.device {
+		return
+	}
+	switch want := f.pending(); {
+	case want == f.ready:
+	case want:
+		_, err := unix.Write(f.write, []byte{0})
+		f.ready = err == nil // EPIPE: nobody is left to read it
+	default:
+		f.drain()
+	}
+}
+
+// drain takes the byte out again, by an end of our own that lives for a
+// moment.
+func (f *file) drain() {
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(f.write), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		f.p.fatal("reopen a pipe", err)
+		return
+	}
+	var b [16]byte
+	_, _ = unix.Read(fd, b[:]) // EAGAIN: the program has read it past us
+	_ = unix.Close(fd)
+	f.ready = false
+}
+
+// close gives up our side.
+func (f *file) close() {
+	if f.closed {
+		return
+	}
+	f.closed = true
+	if f.write >= 0 {
+		_ = unix.Close(f.write)
+	}
+}
+
+// identify returns the descriptor that fd of a process is, nil if it is none
+// of ours.
+func (p *Provider) identify(pid, fd int) *file {
+	if fd < 0 || len(p.files) == 0 {
+		return nil
+	}
+	var buf [64]byte
+	n, err := unix.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), buf[:])
+	if err != nil {
+		return nil
+	}
+	rest, ok := strings.CutPrefix(string(buf[:n]), "pipe:[")
+	if !ok {
+		return nil
+	}
+	ino, err := strconv.ParseUint(strings.TrimSuffix(rest, "]"), 10, 64)
+	if err != nil {
+		return nil
+	}
+	return p.files[ino]
+}
+
+// handle returns the number of f in the mirror of sp.
+func (sp *space) handle(f *file) int {
+	if h, ok := f.handles[sp]; ok {
+		return h
+	}
+	h, errno := sp.p.keeper.PassFD(f.reg, sp.v)
+	if errno != 0 {
+		return -1
+	}
+	f.handles[sp] = h
+	return h
+}
+
+// hungUp is the end of a descriptor that nobody has any more.
+func (p *Provider) hungUp(ino uint64) {
+	f := p.files[ino]
+	if f == nil || !f.abandoned() {
+		return // an end of our own was open for a moment, or it is done
+	}
+	p.release(f)
+	p.settle()
+}
+
+// abandoned asks the kernel whether the reading end is closed everywhere.
+func (f *file) abandoned() bool {
+	fds := []unix.PollFd{{Fd: int32(f.write), Events: 0}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1 && fds[0].Revents&unix.POLLERR != 0
+}
+
+// reap ends the descriptors that nobody has any more. The kernel would tell us
+// of them a moment later: what is decided now must not count them in.
+func (p *Provider) reap() {
+	if len(p.files) == 0 {
+		return
+	}
+	p.polls = p.polls[:0]
+	for _, f := range p.files {
+		p.polls = append(p.polls, unix.PollFd{Fd: int32(f.write)})
+	}
+	if n, err := unix.Poll(p.polls, 0); err != nil || n == 0 {
+		return
+	}
+	for _, f := range p.files {
+		if f.abandoned() {
+			p.release(f)
+		}
+	}
+	p.settle()
+}
+
+func (p *Provider) release(f *file) {
+	delete(p.files, f.ino)
+	f.close()
+	for sp, h := range f.handles {
+		sp.keeper.Close(h)
+	}
+	p.keeper.Close(f.reg)
+	if f.owner != nil && p.spaces[f.owner.ts] == f.owner {
+		f.owner.follow()
+	}
+}
+
+// hangups tells when the reading end of a pipe is gone.
+type hangups struct {
+	epoll, stop int
+	done        sync.WaitGroup
+}
+
+func newHangups() (*hangups, error) {
+	h := &hangups{}
+	var err error
+	if h.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("make an epoll descriptor: %w", err)
+	}
+	if h.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		_ = unix.Close(h.epoll)
+		return nil, fmt.Errorf("make an event descriptor: %w", err)
+	}
+	h.add(h.stop, 0)
+	return h, nil
+}
+
+// add watches fd until it is closed.
+func (h *hangups) add(fd int, ino uint64) {
+	ev := unix.EpollEvent{Events: unix.EPOLLET, Fd: int32(uint32(ino)), Pad: int32(uint32(ino >> 32))}
+	if ino == 0 {
+		ev.Events = unix.EPOLLIN
+	}
+	_ = unix.EpollCtl(h.epoll, unix.EPOLL_CTL_ADD, fd, &ev) // a failure costs time: see reap
+}
+
+// watch calls f with the inode of each pipe that hangs up.
+func (h *hangups) watch(f func(ino uint64)) {
+	h.done.Go(func() {
+		var evs [16]unix.EpollEvent
+		for {
+			n, err := unix.EpollWait(h.epoll, evs[:], -1)
+			if err != nil && !errors.Is(err, unix.EINTR) {
+				return
+			}
+			for _, ev := range evs[:max(n, 0)] {
+				ino := uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
+				if ino == 0 {
+					return
+				}
+				f(ino)
+			}
+		}
+	})
+}
+
+func (h *hangups) close() {
+	_, _ = unix.Write(h.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	h.done.Wait()
+	_ = unix.Close(h.stop)
+	_ = unix.Close(h.epoll)
+}

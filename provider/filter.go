@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"maps"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/sysargs"
+	"github.com/faultline-go/faultline/mem"
+)
+
+// Filters only ever stack up, and each costs a little at every call that it
+// looks at. So there are three kinds, put on when they are needed:
+//
+//   - The first sees how a descriptor is made, and nothing else.
+//   - One for each number under which a descriptor was ever known sees what is
+//     done with that; with the first of them comes what concerns descriptors in
+//     general.
+//   - One for each window of addresses that was ever registered sees the calls
+//     which change that memory, and those whose buffers lie there.
+//
+// What they report needlessly, since a number or an address is used for
+// something else by now, is looked at and let go.
+
+// filters is what a process has.
+type filters struct {
+	general bool
+	numbers map[int]bool
+	windows []mem.Range
+	buffers []mem.Range // those of the windows that see buffers, too
+}
+
+func (f *filters) clone() *filters {
+	return &filters{f.general, maps.Clone(f.numbers), slices.Clone(f.windows), slices.Clone(f.buffers)}
+}
+
+// Values that a filter's report carries are not used: the call itself tells.
+const (
+	trace = unix.SECCOMP_RET_TRACE | 0x0fa1
+	trap  = unix.SECCOMP_RET_TRAP
+	allow = unix.SECCOMP_RET_ALLOW
+)
+
+// bpf is a filter in the making. It is straight-line code: every check is a
+// block that is jumped over.
+type bpf []unix.SockFilter
+
+func (b *bpf) emit(code uint16, k uint32) { *b = append(*b, unix.SockFilter{Code: code, K: k}) }
+
+const (
+	offNR   = 0
+	offArch = 4
+	offIP   = 8
+	offArgs = 16
+)
+
+func (b *bpf) load(off uint32) { b.emit(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, off) }
+
+// low and high load half of an argument.
+func (b *bpf) low(arg int)  { b.load(offArgs + 8*uint32(arg)) }
+func (b *bpf) high(arg int) { b.load(offArgs + 8*uint32(arg) + 4) }
+
+func (b *bpf) ret(v uint32) { b.emit(unix.BPF_RET|unix.BPF_K, v) }
+
+// ifTrue and ifFalse have body done if the comparison of what was loaded is so.
+func (b *bpf) ifTrue(op uint16, k uint32, body func())  { b.block(op, k, 1, 0, body) }
+func (b *bpf) ifFalse(op uint16, k uint32, body func()) { b.block(op, k, 0, 1, body) }
+
+func (b *bpf) block(op uint16, k uint32, jt, jf uint8, body func()) {
+	at := len(*b)
+	*b = append(*b, unix.SockFilter{Code: unix.BPF_JMP | op | unix.BPF_K, Jt: jt, Jf: jf, K: k})
+	// A conditional jump reaches 255 instructions, this one any number.
+	b.emit(unix.BPF_JMP|unix.BPF_JA, 0)
+	body()
+	(*b)[at+1].K = uint32(len(*b) - at - 2)
+}
+
+// calls adds body for system calls, at most 250 of them.
+func (b *bpf) calls(nrs []uintptr, body func()) {
+	b.load(offNR)
+	for i, nr := range nrs {
+		*b = append(*b, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(len(nrs) - i), K: uint32(nr)})
+	}
+	at := len(*b)
+	b.emit(unix.BPF_JMP|unix.BPF_JA, 0)
+	body()
+	(*b)[at].K = uint32(len(*b) - at - 1)
+}
+
+func (b *bpf) traceAll(nrs ...uintptr) { b.calls(nrs, func() { b.ret(trace) }) }
+
+// slack is how far below a window a buffer may begin that is still looked at
+// by its address alone.
+const slack = 1 << 20
+
+// within adds body for an address that may be in r, or for a buffer that may
+// reach into it; n is the argument with its length, -1 if it is short.
+func (b *bpf) within(arg, n int, r mem.Range, body func()) {
+	first, last := r.Start-min(r.Start, slack), r.End-1
+	b.high(arg)
+	if first>>32 == last>>32 {
+		b.ifTrue(unix.BPF_JEQ, uint32(first>>32), func() {
+			b.low(arg)
+			b.ifTrue(unix.BPF_JGE, uint32(first), func() {
+				b.ifFalse(unix.BPF_JGT, uint32(last), body)
+			})
+		})
+	} else {
+		b.ifTrue(unix.BPF_JGE, uint32(first>>32), func() {
+			b.ifFalse(unix.BPF_JGT, uint32(last>>32), body)
+		})
+	}
+	if n < 0 {
+		return
+	}
+	// A long buffer, whatever its address.
+	b.high(n)
+	b.ifTrue(unix.BPF_JGT, 0, body)
+	b.low(n)
+	b.ifTrue(unix.BPF_JGT, slack, body)
+}
+
+// begin lets calls of other architectures and of our agents go.
+func begin() *bpf {
+	b := &bpf{}
+	b.load(offArch)
+	b.ifFalse(unix.BPF_JEQ, auditArch, func() { b.ret(allow) })
+	home := inject.Home()
+	b.load(offIP + 4)
+	b.ifTrue(unix.BPF_JGE, uint32(home.Start>>32), func() {
+		b.ifFalse(unix.BPF_JGT, uint32(home.End>>32), func() { b.ret(allow) })
+	})
+	return b
+}
+
+func (b *bpf) end() []unix.SockFilter {
+	b.ret(allow)
+	return *b
+}
+
+// firstFilter sees how a descriptor is made. The call itself is answered by a
+// signal, since that outranks a filter of somebody else's which refuses it by
+// an error; see seccomp(2).
+//
+// The device is opened for writing, or not at all by this way.
+func firstFilter() []unix.SockFilter {
+	b := &bpf{}
+	b.load(offArch)
+	b.ifFalse(unix.BPF_JEQ, auditArch, func() { b.ret(allow) })
+	b.calls([]uintptr{unix.SYS_USERFAULTFD}, func() { b.ret(trap) })
+	for _, c := range openCalls {
+		b.calls([]uintptr{c.nr}, func() {
+			b.low(c.flags)
+			b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC|unix.O_APPEND)
+			b.ifTrue(unix.BPF_JEQ, unix.O_RDWR, func() { b.ret(trace) })
+			b.ifTrue(unix.BPF_JEQ, unix.O_WRONLY, func() { b.ret(trace) })
+		})
+	}
+	return b.end()
+}
+
+// numberFilter sees what is done with a descriptor, and with descriptors in
+// general if that is set.
+func numberFilter(fd int, general bool) []unix.SockFilter {
+	b := begin()
+	is := func(nrs []uintptr, body func()) {
+		b.calls(nrs, func() {
+			b.low(0)
+			b.ifTrue(unix.BPF_JEQ, uint32(fd), body)
+		})
+	}
+	is(slices.Concat([]uintptr{unix.SYS_READ, unix.SYS_READV, unix.SYS_PREADV2, unix.SYS_DUP, unix.SYS_DUP3}, dup2),
+		func() { b.ret(trace) })
+	is([]uintptr{unix.SYS_FCNTL}, func() {
+		b.low(1)
+		for _, cmd := range []uint32{unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_SETFL} {
+			b.ifTrue(unix.BPF_JEQ, cmd, func() { b.ret(trace) })
+		}
+	})
+	is([]uintptr{unix.SYS_IOCTL}, func() {
+		b.low(1)
+		b.ifTrue(unix.BPF_JEQ, fionbio, func() { b.ret(trace) })
+	})
+	if !general {
+		return b.end()
+	}
+	b.calls([]uintptr{unix.SYS_IOCTL}, func() {
+		b.low(1)
+		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, 0xff00)
+		b.ifTrue(unix.BPF_JEQ, 0xaa00, func() { b.ret(trace) })
+	})
+	b.traceAll(slices.Concat(pollCalls, []uintptr{unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD, unix.SYS_FALLOCATE, unix.SYS_FTRUNCATE})...)
+	for _, c := range openCalls {
+		b.traceAll(c.nr)
+	}
+	b.calls([]uintptr{unix.SYS_RT_SIGACTION}, func() {
+		b.low(0)
+		b.ifTrue(unix.BPF_JEQ, uint32(unix.SIGSEGV), func() { b.ret(trace) })
+	})
+	return b.end()
+}
+
+// windowFilter sees the calls that change memory in r, and with buffers set
+// those that use it.
+func windowFilter(r mem.Range, buffers bool) []unix.SockFilter {
+	b := begin()
+	if buffers {
+		b.uses(r)
+	}
+	report := func() { b.ret(trace) }
+	b.calls([]uintptr{unix.SYS_MUNMAP, unix.SYS_MPROTECT, unix.SYS_PKEY_MPROTECT, unix.SYS_MADVISE,
+		unix.SYS_MLOCK, unix.SYS_MLOCK2}, func() { b.within(0, 1, r, report) })
+	b.calls([]uintptr{unix.SYS_MREMAP}, func() {
+		b.within(0, 1, r, report)
+		b.low(3)
+		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.MREMAP_FIXED)
+		b.ifTrue(unix.BPF_JEQ, unix.MREMAP_FIXED, func() { b.within(4, 2, r, report) })
+	})
+	b.calls([]uintptr{unix.SYS_MMAP}, func() {
+		b.low(3)
+		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.MAP_FIXED)
+		b.ifTrue(unix.BPF_JEQ, unix.MAP_FIXED, func() { b.within(0, 1, r, report) })
+	})
+	b.calls([]uintptr{unix.SYS_BRK}, func() { b.within(0, -1, r, report) })
+	return b.end()
+}
+
+// uses sees the calls whose buffers may lie in r. Calls with pointers in the
+// same places share their checks.
+func (b *bpf) uses(r mem.Range) {
+	type group struct {
+		nrs  []uintptr
+		args []sysargs.Pointer
+	}
+	var groups []*group
+	var indirect []uintptr
+	for _, nr := range sysargs.Calls() {
+		if sysargs.Indirect(nr) {
+			indirect = append(indirect, nr)
+			continue
+		}
+		args := sysargs.Pointers(nr)
+		if len(args) == 0 || ownCalls[nr] {
+			continue
+		}
+		i := slices.IndexFunc(groups, func(g *group) bool { return slices.Equal(g.args, args) })
+		if i < 0 {
+			i = len(groups)
+			groups = append(groups, &group{args: args})
+		}
+		groups[i].nrs = append(groups[i].nrs, nr)
+	}
+	// What programs call most comes first.
+	slices.SortStableFunc(groups, func(x, y *group) int { return hot(y.nrs) - hot(x.nrs) })
+	for _, g := range groups {
+		b.calls(g.nrs, func() {
+			for _, a := range g.args {
+				b.within(a.Arg, a.LenArg, r, func() { b.ret(trace) })
+			}
+			b.ret(allow)
+		})
+	}
+	b.traceAll(indirect...)
+}
+
+func hot(nrs []uintptr) (n int) {
+	for _, nr := range []uintptr{unix.SYS_READ, unix.SYS_WRITE, unix.SYS_FUTEX} {
+		if slices.Contains(nrs, nr) {
+			n++
+		}
+	}
+	return n
+}
+
+// ownCalls change memory and are seen as such.
+var ownCalls = map[uintptr]bool{
+	unix.SYS_MUNMAP: true, unix.SYS_MPROTECT: true, unix.SYS_PKEY_MPROTECT: true, unix.SYS_MADVISE: true,
+	unix.SYS_MREMAP: true, unix.SYS_MMAP: true, unix.SYS_BRK: true, unix.SYS_MLOCK: true, unix.SYS_MLOCK2: true,
+}

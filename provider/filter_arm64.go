@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package provider
+
+import "golang.org/x/sys/unix"
+
+const auditArch = unix.AUDIT_ARCH_AARCH64
+
+// openCall is a call that opens a file, with the argument that has its flags.
+type openCall struct {
+	nr    uintptr
+	path  int
+	flags int
+}
+
+// sysPoll is a call that there is not.
+const sysPoll = ^uintptr(0)
+
+var (
+	openCalls = []openCall{{unix.SYS_OPENAT, 1, 2}}
+	pollCalls = []uintptr{unix.SYS_PPOLL, unix.SYS_PSELECT6}
+	dup2      []uintptr
+)

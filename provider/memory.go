@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"errors"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/tracee"
+	"github.com/faultline-go/faultline/vkernel"
+)
+
+// memoryCalls change memory that may be registered. Where it is, the mirror
+// decides; the process's memory is changed by the agent, in one step for all
+// threads: none is served in between, since that happens on this thread too.
+var memoryCalls = map[uintptr]func(*task, tracee.Call){
+	unix.SYS_MUNMAP:        (*task).munmap,
+	unix.SYS_MPROTECT:      (*task).mprotect,
+	unix.SYS_PKEY_MPROTECT: (*task).mprotect,
+	unix.SYS_MADVISE:       (*task).madvise,
+	unix.SYS_MREMAP:        (*task).mremap,
+	unix.SYS_MMAP:          (*task).mmap,
+	unix.SYS_BRK:           (*task).brk,
+	unix.SYS_MLOCK:         (*task).mlock,
+	unix.SYS_MLOCK2:        (*task).mlock,
+}
+
+// touches reports whether r has registered memory.
+func (sp *space) touches(r mem.Range) bool {
+	return slices.ContainsFunc(sp.guarded, r.Overlaps)
+}
+
+// pages returns the range of a call, whole pages, and false if the kernel would
+// refuse it for its form.
+func pages(start, n uintptr) (mem.Range, bool) {
+	end := start + (n+mem.PageSize-1)&^(mem.PageSize-1)
+	if start&(mem.PageSize-1) != 0 || end < start || n == 0 {
+		return mem.Range{}, false
+	}
+	return mem.Range{Start: addr(start), End: addr(end)}, true
+}
+
+// agentCall makes a call in the process, by the agent.
+func (t *task) agentCall(nr uintptr, args ...uintptr) (uintptr, syscall.Errno) {
+	v, err := t.sp.agent.Call(nr, args...)
+	var errno syscall.Errno
+	if err != nil && !errors.As(err, &errno) {
+		if !gone(err) {
+			t.p.fatal("make a call for the program", err)
+		}
+		return 0, unix.ENOMEM // it is dying
+	}
+	return v, errno
+}
+
+// let has the thread make its own call, which concerns nothing of ours.
+func (t *task) let() { t.resume(0) }
+
+func (t *task) munmap(c tracee.Call) {
+	r, ok := pages(c.Args[0], c.Args[1])
+	if !ok || !t.sp.touches(r) {
+		t.let()
+		return
+	}
+	_, errno := t.agentCall(unix.SYS_MUNMAP, c.Args[0], c.Args[1])
+	if errno != 0 {
+		t.skip(negated(errno))
+		return
+	}
+	t.unmapped(r)
+	t.skip(0)
+}
+
+// unmapped tells the mirror of memory that is no more. The thread waits until
+// the event was read, if somebody asked for it.
+func (t *task) unmapped(r mem.Range) {
+	t.sp.prot.forget(r)
+	t.as(waitCall, func() { t.v.Munmap(r.Start, r.Len()) })
+	t.sp.follow()
+}
+
+// parts calls f for the parts of r in order, registered or not, until it
+// returns an error.
+func (sp *space) parts(r mem.Range, f func(part mem.Range, ours bool) syscall.Errno) syscall.Errno {
+	at := r.Start
+	for _, g := range slices.Clone(sp.guarded) {
+		part := g.Intersect(r)
+		if part.Empty() {
+			continue
+		}
+		if at < part.Start {
+			if errno := f(mem.Range{Start: at, End: part.Start}, false); errno != 0 {
+				return errno
+			}
+		}
+		if errno := f(part, true); errno != 0 {
+			return errno
+		}
+		at = part.End
+	}
+	if at < r.End {
+		return f(mem.Range{Start: at, End: r.End}, false)
+	}
+	return 0
+}
+
+// mprotect lets the mirror have what is registered, and the kernel the rest.
+func (t *task) mprotect(c tracee.Call) {
+	r, ok := pages(c.Args[0], c.Args[1])
+	prot := int(c.Args[2])
+	if !ok || !t.sp.touches(r) || prot&^7 != 0 {
+		t.let()
+		return
+	}
+	errno := t.sp.parts(r, func(part mem.Range, ours bool) syscall.Errno {
+		if !ours {
+			_, errno := t.agentCall(unix.SYS_MPROTECT, uintptr(part.Start), uintptr(part.Len()), uintptr(prot))
+			return errno
+		}
+		errno := t.v.Mprotect(part.Start, part.Len(), prot)
+		t.sp.apply(part)
+		return errno
+	})
+	t.sp.follow()
+	t.skip(negated(errno))
+}
+
+// madvise handles advice that drops pages. What is registered has no
+// permissions by the time that they are dropped, so that no thread finds zeros
+// there.
+func (t *task) madvise(c tracee.Call) {
+	r, ok := pages(c.Args[0], c.Args[1])
+	if !ok || !t.sp.touches(r) {
+		t.let()
+		return
+	}
+	advice := int(int32(c.Args[2]))
+	switch advice {
+	case unix.MADV_DONTNEED, unix.MADV_FREE, unix.MADV_REMOVE, unix.MADV_DONTNEED_LOCKED:
+		t.skip(negated(t.drop(r, advice)))
+	case unix.MADV_POPULATE_READ, unix.MADV_POPULATE_WRITE:
+		t.populate(r, advice == unix.MADV_POPULATE_WRITE)
+	case unix.MADV_DONTFORK, unix.MADV_DOFORK, unix.MADV_WIPEONFORK, unix.MADV_KEEPONFORK:
+		if t.run() && t.call.Errno == 0 {
+			t.sp.parts(r, func(part mem.Range, ours bool) syscall.Errno {
+				if ours {
+					t.v.Madvise(part.Start, part.Len(), advice)
+				}
+				return 0
+			})
+		}
+		t.resume(0)
+	default:
+		t.let()
+	}
+}
+
+func (t *task) drop(r mem.Range, advice int) syscall.Errno {
+	native := advice
+	if advice == unix.MADV_FREE {
+		// The kernel would drop the pages when it likes, unseen.
+		native = unix.MADV_DONTNEED
+	}
+	return t.sp.parts(r, func(part mem.Range, ours bool) syscall.Errno {
+		if ours {
+			var errno syscall.Errno
+			t.as(waitCall, func() { errno = t.v.Madvise(part.Start, part.Len(), advice) })
+			if errno != 0 || t.gone {
+				return errno
+			}
+			if advice == unix.MADV_FREE {
+				// The mirror keeps the pages that may be dropped.
+				t.as(waitCall, func() { t.v.Madvise(part.Start, part.Len(), unix.MADV_DONTNEED) })
+			}
+			t.sp.follow()
+			t.sp.apply(part)
+			t.applyShared(part)
+		}
+		_, errno := t.agentCall(unix.SYS_MADVISE, uintptr(part.Start), uintptr(part.Len()), uintptr(native))
+		return errno
+	})
+}
+
+// applyShared applies what the loss of an object's pages has changed in all
+// processes.
+func (t *task) applyShared(mem.Range) {
+	for _, sp := range t.p.spaces {
+		if len(sp.aliases) != 0 {
+			for _, al := range sp.aliases {
+				sp.apply(al.Range)
+			}
+		}
+	}
+}
+
+// populate brings the pages in as the system call would, and lets it find them.
+func (t *task) populate(r mem.Range, write bool) {
+	for _, g := range t.sp.guarded {
+		part := g.Intersect(r)
+		for a := part.Start; a < part.End; a += mem.PageSize {
+			var errno syscall.Errno
+			t.as(waitCall, func() { errno = t.v.Want(a, write) })
+			if t.gone {
+				return
+			}
+			t.sp.apply(mem.MakeRange(a, mem.PageSize))
+			if errno != 0 {
+				t.skip(negated(unix.EFAULT))
+				return
+			}
+		}
+	}
+	t.let()
+}
+
+func (t *task) mlock(c tracee.Call) {
+	r, ok := pages(c.Args[0]&^(mem.PageSize-1), c.Args[1]+c.Args[0]&(mem.PageSize-1))
+	if !ok || !t.sp.touches(r) {
+		t.let()
+		return
+	}
+	for _, g := range slices.Clone(t.sp.guarded) {
+		if part := g.Intersect(r); !part.Empty() {
+			var errno syscall.Errno
+			t.as(waitCall, func() { errno = t.v.Mlock(part.Start, part.Len()) })
+			if t.gone {
+				return
+			}
+			t.sp.apply(part)
+			if errno != 0 {
+				t.skip(negated(errno))
+				return
+			}
+		}
+	}
+	t.let()
+}
+
+// mmap is a mapping at a fixed address, which replaces what is there.
+func (t *task) mmap(c tracee.Call) {
+	r, ok := pages(c.Args[0], c.Args[1])
+	if !ok || !t.sp.touches(r) {
+		t.let()
+		return
+	}
+	if !t.run() {
+		return
+	}
+	if t.call.Errno == 0 {
+		t.unmapped(r)
+	}
+	t.resume(0)
+}
+
+// brk is the end of the heap moving into registered memory.
+func (t *task) brk(c tracee.Call) {
+	last := mem.Addr(0)
+	for _, g := range t.sp.guarded {
+		last = max(last, g.End)
+	}
+	to := addr(c.Args[0]+mem.PageSize-1) &^ (mem.PageSize - 1)
+	r := mem.Range{Start: to, End: last}
+	if !t.run() {
+		return
+	}
+	if t.call.Errno == 0 && addr(t.call.Ret) == addr(c.Args[0]) && t.heap(r) {
+		t.unmapped(r)
+	}
+	t.resume(0)
+}
+
+// mremap moves or resizes a mapping.
+func (t *task) mremap(c tracee.Call) {
+	old, okOld := pages(c.Args[0], max(c.Args[1], 1))
+	fixed := c.Args[3]&unix.MREMAP_FIXED != 0
+	to, okNew := pages(c.Args[4], max(c.Args[2], 1))
+	hit := okOld && t.sp.touches(old)
+	if !hit && !(fixed && okNew && t.sp.touches(to)) {
+		t.let()
+		return
+	}
+	if !hit {
+		// Only what is at the target goes.
+		if t.run() && t.call.Errno == 0 {
+			t.unmapped(to)
+		}
+		t.resume(0)
+		return
+	}
+	t.moveMapping(old, c)
+}
+
+// moveMapping moves registered memory: its pages, with the permissions that
+// they have, go with it. The kernel moves one mapping at a time, and ours are
+// cut up by permissions: so it is opened first, moved, and closed again, while
+// the threads that could see it are kept away.
+func (t *task) moveMapping(old mem.Range, c tracee.Call) {
+	sp := t.sp
+	newLen := (c.Args[2] + mem.PageSize - 1) &^ (mem.PageSize - 1)
+	close := []inject.Op{{NR: unix.SYS_MPROTECT, Args: [6]uintptr{uintptr(old.Start), uintptr(old.Len()), unix.PROT_NONE}}}
+	if !sp.do("close memory that moves", close) {
+		return
+	}
+	sp.prot.set(old, unix.PROT_NONE)
+	at, errno := t.agentCall(unix.SYS_MREMAP, c.Args[0], c.Args[1], c.Args[2], c.Args[3], c.Args[4])
+	if errno != 0 {
+		sp.apply(old)
+		t.skip(negated(errno))
+		return
+	}
+	flags := int(c.Args[3])&^vkernel.MremapDontUnmap | vkernel.MremapMayMove | vkernel.MremapFixed
+	if c.Args[3]&unix.MREMAP_DONTUNMAP != 0 {
+		flags = int(c.Args[3]) | vkernel.MremapMayMove | vkernel.MremapFixed
+	}
+	if at == c.Args[0] {
+		flags = 0
+	}
+	now := mem.MakeRange(addr(at), uint64(newLen))
+	sp.prot.forget(old)
+	sp.prot.set(now, unix.PROT_NONE)
+	t.as(waitCall, func() {
+		_, errno = t.v.Mremap(old.Start, old.Len(), uint64(newLen), flags, addr(at))
+	})
+	if t.gone {
+		return
+	}
+	if errno != 0 {
+		t.p.fatal("follow a mapping that has moved", errno)
+		return
+	}
+	// What is not registered where it is now has to be opened, too.
+	sp.follow()
+	t.guard(sp, now)
+	sp.returned(now)
+	sp.apply(now)
+	sp.apply(old)
+	t.skip(int64(at))
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/mem"
+)
+
+// protections remembers what the pages of registered memory really allow at
+// the moment.
+type protections struct {
+	chunks map[mem.Addr]*chunk
+}
+
+const chunkShift = 21
+
+// chunk is 2 MiB: one value for all, or one for each page.
+type chunk struct {
+	all   uint8
+	pages *[1 << (chunkShift - mem.PageShift)]uint8 // nil if all are alike
+}
+
+const unknown = 0xff
+
+func (p *protections) chunk(a mem.Addr) *chunk {
+	if p.chunks == nil {
+		p.chunks = make(map[mem.Addr]*chunk)
+	}
+	c := p.chunks[a>>chunkShift]
+	if c == nil {
+		c = &chunk{all: unknown}
+		p.chunks[a>>chunkShift] = c
+	}
+	return c
+}
+
+func (c *chunk) get(a mem.Addr) uint8 {
+	if c.pages == nil {
+		return c.all
+	}
+	return c.pages[a>>mem.PageShift&(1<<(chunkShift-mem.PageShift)-1)]
+}
+
+// each calls f for the part of r in every chunk.
+func (p *protections) each(r mem.Range, f func(c *chunk, part mem.Range)) {
+	for a := r.Start; a < r.End; {
+		next := min((a>>chunkShift+1)<<chunkShift, r.End)
+		f(p.chunk(a), mem.Range{Start: a, End: next})
+		a = next
+	}
+}
+
+// set notes that r has the permissions prot.
+func (p *protections) set(r mem.Range, prot int) {
+	p.each(r, func(c *chunk, part mem.Range) {
+		if part.Len() == 1<<chunkShift {
+			*c = chunk{all: uint8(prot)}
+			return
+		}
+		if c.pages == nil {
+			if c.all == uint8(prot) {
+				return
+			}
+			c.pages = new([1 << (chunkShift - mem.PageShift)]uint8)
+			for i := range c.pages {
+				c.pages[i] = c.all
+			}
+		}
+		for a := part.Start; a < part.End; a += mem.PageSize {
+			c.pages[a>>mem.PageShift&(1<<(chunkShift-mem.PageShift)-1)] = uint8(prot)
+		}
+	})
+}
+
+// differ calls f for the runs of r that do not have prot.
+func (p *protections) differ(r mem.Range, prot int, f func(run mem.Range)) {
+	var run mem.Range
+	flush := func() {
+		if !run.Empty() {
+			f(run)
+		}
+	}
+	p.each(r, func(c *chunk, part mem.Range) {
+		step := mem.Addr(mem.PageSize)
+		if c.pages == nil {
+			step = part.End - part.Start
+		}
+		for a := part.Start; a < part.End; a += step {
+			switch {
+			case c.get(a) == uint8(prot):
+			case run.End == a && !run.Empty():
+				run.End = a + step
+			default:
+				flush()
+				run = mem.Range{Start: a, End: a + step}
+			}
+		}
+	})
+	flush()
+}
+
+// forget drops what is known of r.
+func (p *protections) forget(r mem.Range) {
+	p.each(r, func(c *chunk, part mem.Range) {
+		if part.Len() == 1<<chunkShift {
+			delete(p.chunks, part.Start>>chunkShift)
+		}
+	})
+	p.set(mem.Range{Start: r.Start, End: min(r.End, (r.Start>>chunkShift+1)<<chunkShift)}, unknown)
+	if last := r.End >> chunkShift << chunkShift; last > r.Start {
+		p.set(mem.Range{Start: last, End: r.End}, unknown)
+	}
+}
+
+func (p *protections) clone() protections {
+	n := protections{chunks: make(map[mem.Addr]*chunk, len(p.chunks))}
+	for k, c := range p.chunks {
+		d := *c
+		if c.pages != nil {
+			pages := *c.pages
+			d.pages = &pages
+		}
+		n.chunks[k] = &d
+	}
+	return n
+}
+
+// apply gives the registered memory of r the permissions that the mirror says.
+// It is called when something has been decided and before anybody who waits
+// for that goes on.
+func (sp *space) apply(r mem.Range) {
+	sp.ops = sp.ops[:0]
+	for _, g := range sp.guarded {
+		if part := g.Intersect(r); !part.Empty() {
+			sp.v.Protection(part, sp.want)
+		}
+	}
+	if len(sp.ops) != 0 {
+		sp.do("set permissions", sp.ops)
+	}
+}
+
+// want adds what makes part have prot.
+func (sp *space) want(part mem.Range, prot int) {
+	sp.prot.differ(part, prot, func(run mem.Range) {
+		sp.ops = append(sp.ops, inject.Op{NR: unix.SYS_MPROTECT,
+			Args: [6]uintptr{uintptr(run.Start), uintptr(run.Len()), uintptr(prot)}})
+	})
+	sp.prot.set(part, prot)
+}
+
+// follow notices what has become registered and what no longer is. Memory
+// that is nobody's again, and still there, gets back what it had.
+func (sp *space) follow() {
+	before := sp.guarded
+	sp.guarded = sp.v.Registered()
+	sp.kernel = sp.v.KernelFaults()
+	sp.ops = sp.ops[:0]
+	for _, r := range subtract(before, sp.guarded) {
+		sp.v.Protection(r, sp.want)
+		sp.prot.forget(r)
+		sp.aliases = sp.unalias(r)
+	}
+	if len(sp.ops) != 0 {
+		sp.do("give permissions back", sp.ops)
+	}
+}
+
+// subtract returns what of a is not in b. Both are in order.
+func subtract(a, b []mem.Range) (rest []mem.Range) {
+	for _, r := range a {
+		for _, s := range b {
+			if s.End <= r.Start || s.Start >= r.End {
+				continue
+			}
+			if s.Start > r.Start {
+				rest = append(rest, mem.Range{Start: r.Start, End: s.Start})
+			}
+			r.Start = min(s.End, r.End)
+		}
+		if !r.Empty() {
+			rest = append(rest, r)
+		}
+	}
+	return rest
+}
+
+// unalias drops the aliases that lie in r alone, and returns the others.
+func (sp *space) unalias(r mem.Range) (left []alias) {
+	for _, al := range sp.aliases {
+		if !r.Covers(al.Range) {
+			left = append(left, al)
+			continue
+		}
+		sp.ops = append(sp.ops, inject.Op{NR: unix.SYS_MUNMAP, Args: [6]uintptr{uintptr(al.at), uintptr(al.Len())}})
+	}
+	return left
+}
+
+// mirrorShared makes aliases for the shared memory of r that has none.
+func (sp *space) mirrorShared(r mem.Range) bool {
+	ok := true
+	sp.v.Shared(r, func(part mem.Range) {
+		if sp.alias(part.Start) != 0 || !ok {
+			return
+		}
+		// A length of zero makes mremap map the same memory once more.
+		at, err := sp.agent.Call(unix.SYS_MREMAP, uintptr(part.Start), 0, uintptr(part.Len()), unix.MREMAP_MAYMOVE, inject.Hint())
+		if err != nil {
+			if !gone(err) {
+				sp.p.fatal("map shared memory once more", err)
+			}
+			ok = false
+			return
+		}
+		sp.aliases = append(sp.aliases, alias{part, mem.Addr(at)})
+		ok = sp.do("open an alias", []inject.Op{
+			{NR: unix.SYS_MPROTECT, Args: [6]uintptr{at, uintptr(part.Len()), unix.PROT_READ | unix.PROT_WRITE}},
+			{NR: unix.SYS_MADVISE, Args: [6]uintptr{at, uintptr(part.Len()), unix.MADV_DONTFORK}},
+		})
+	})
+	return ok
+}

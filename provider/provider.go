@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/tracee"
+	"github.com/faultline-go/faultline/vkernel"
+)
+
+// Options says what to run.
+type Options struct {
+	// Path is the program's file, Argv its arguments with its name first,
+	// Env its environment.
+	Path string
+	Argv []string
+	Env  []string
+	// Log takes what the user must be told. Optional.
+	Log *slog.Logger
+}
+
+// Provider is a program that has the system call from us.
+type Provider struct {
+	log     *slog.Logger
+	tracer  *tracee.Tracer
+	unrelay func()
+	hangups *hangups
+	ticker  sync.WaitGroup
+	quit    chan struct{}
+	parked  atomic.Int64 // jobs that wait
+	failure atomic.Pointer[error]
+
+	// All that follows is of the tracer thread.
+	k        *vkernel.Kernel
+	registry *vkernel.Process // holds every descriptor while a program does
+	keeper   *vkernel.Thread
+	spaces   map[*tracee.Space]*space
+	tasks    map[*tracee.Thread]*task
+	filters  map[*tracee.Process]*filters
+	files    map[uint64]*file // by the inode of the pipe
+	woken    []*task
+	changed  []*file
+	polls    []unix.PollFd // for reap
+	told     bool          // that filters were installed without privilege
+}
+
+// Start launches the program. The caller must Wait for it.
+func Start(o Options) (*Provider, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	h, err := newHangups()
+	if err != nil {
+		return nil, err
+	}
+	p := &Provider{
+		log: o.Log, hangups: h, quit: make(chan struct{}),
+		k:       vkernel.New(vkernel.Linux618, vkernel.WithMirrors(), vkernel.WithUnprivileged()),
+		spaces:  make(map[*tracee.Space]*space),
+		tasks:   make(map[*tracee.Thread]*task),
+		filters: make(map[*tracee.Process]*filters),
+		files:   make(map[uint64]*file),
+	}
+	p.registry = p.k.NewProcess(vkernel.ProcessOptions{MaxFiles: 1 << 20})
+	p.keeper = p.registry.NewThread()
+	t, err := tracee.Start(tracee.Options{Path: o.Path, Argv: o.Argv, Env: o.Env, Handler: p})
+	if err != nil {
+		h.close()
+		return nil, err
+	}
+	p.tracer = t
+	p.unrelay = t.Relay()
+	h.watch(func(ino uint64) { t.Do(func() { p.hungUp(ino) }) })
+	p.ticker.Go(p.tick)
+	t.Continue()
+	return p, nil
+}
+
+// Wait returns the status of the program when it has ended, and with it all
+// that it started. The error is ours: the program has then been killed.
+func (p *Provider) Wait() (tracee.Status, error) {
+	<-p.tracer.Done()
+	st, err := p.tracer.Wait()
+	p.unrelay()
+	close(p.quit)
+	p.ticker.Wait()
+	p.hangups.close()
+	for _, f := range p.files {
+		f.close()
+	}
+	if f := p.failure.Load(); f != nil {
+		return st, *f
+	}
+	return st, err
+}
+
+// Kill ends the whole tree at once.
+func (p *Provider) Kill() { p.tracer.Kill() }
+
+// Pid returns the process id of the program.
+func (p *Provider) Pid() int { return p.tracer.Root().Pid() }
+
+// fatal ends the program because going on would show it wrong memory.
+func (p *Provider) fatal(what string, err error) {
+	err = fmt.Errorf("%s: %w", what, err)
+	if p.failure.CompareAndSwap(nil, &err) {
+		p.log.Error(fmt.Sprintf("killing the program: %v", err))
+	}
+	p.tracer.Kill()
+}
+
+// gone reports whether an error means no more than that a thread or an agent
+// has died.
+func gone(err error) bool {
+	return errors.Is(err, inject.ErrGone) || errors.Is(err, inject.ErrExec) ||
+		errors.Is(err, inject.ErrAgentDead) || errors.Is(err, tracee.ErrGone)
+}
+
+// settle runs what was woken until nothing is left to do, and brings the
+// readiness of descriptors in order. Memory has been changed by then.
+func (p *Provider) settle() {
+	for len(p.woken) != 0 || len(p.changed) != 0 {
+		for len(p.woken) != 0 {
+			t := p.woken[0]
+			p.woken = p.woken[1:]
+			if t.job != nil {
+				t.next()
+			}
+		}
+		p.woken = nil
+		for _, f := range p.changed {
+			f.changed = false
+			f.publish()
+		}
+		p.changed = p.changed[:0]
+	}
+	// What was read, or taken back, is not told.
+	for _, f := range p.files {
+		if f.ready {
+			f.publish()
+		}
+	}
+}
+
+const (
+	tickEvery = 5 * time.Millisecond
+	// patience is how long a thread waits in its stop before it is looked
+	// after.
+	patience = 4 * time.Millisecond
+)
+
+// tick has those who wait for long looked after.
+func (p *Provider) tick() {
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-p.quit:
+			return
+		case <-t.C:
+			if p.parked.Load() > 0 {
+				p.tracer.Do(p.look)
+			}
+		}
+	}
+}
+
+// look finds the threads that wait for long. A stop that lasts hides signals
+// from them: one that waits for a page goes on if it has one, and one that
+// reads waits in the kernel instead, where signals are seen.
+func (p *Provider) look() {
+	now := time.Now()
+	for _, t := range p.tasks {
+		if t.since.IsZero() || now.Sub(t.since) < patience {
+			continue
+		}
+		switch {
+		case t.wait == waitRead && !t.native:
+			t.native = true
+			t.v.Interrupt()
+		case t.wait == waitPage && t.disturbed():
+			t.v.Interrupt()
+		}
+	}
+	p.settle()
+}
+
+// task returns what is known of a thread in a space, and makes it if need be.
+func (p *Provider) task(th *tracee.Thread) *task {
+	if t := p.tasks[th]; t != nil {
+		return t
+	}
+	sp := p.space(th.Process().Space())
+	return p.newTask(th, sp)
+}
+
+// Exec implements [tracee.Handler].
+func (p *Provider) Exec(pr *tracee.Process, old *tracee.Space) {
+	if old != nil || pr.Compat() {
+		return
+	}
+	for _, th := range pr.Threads() {
+		p.begin(pr, th)
+	}
+}
+
+// begin puts the first filter on the program.
+func (p *Provider) begin(pr *tracee.Process, th *tracee.Thread) {
+	s, err := inject.Open(th.Tid())
+	if err == nil {
+		err = s.Install(firstFilter())
+		if cerr := s.Close(); err == nil {
+			err = cerr
+		}
+	}
+	p.filters[pr] = &filters{}
+	if err != nil && !gone(err) {
+		p.fatal("install the first filter", err)
+	}
+}
+
+// Fork implements [tracee.Handler].
+func (p *Provider) Fork(parent, child *tracee.Process) {
+	if f := p.filters[parent]; f != nil {
+		p.filters[child] = f.clone()
+	}
+	sp := p.spaces[parent.Space()]
+	if sp == nil || child.Space() == parent.Space() {
+		return
+	}
+	sp.forked(child)
+}
+
+// Thread implements [tracee.Handler].
+func (p *Provider) Thread(*tracee.Thread, mem.Addr) {}
+
+// ThreadGone implements [tracee.Interceptor].
+func (p *Provider) ThreadGone(th *tracee.Thread) {
+	if t := p.tasks[th]; t != nil {
+		t.end()
+	}
+}
+
+// SpaceGone implements [tracee.Handler].
+func (p *Provider) SpaceGone(ts *tracee.Space) {
+	if sp := p.spaces[ts]; sp != nil {
+		delete(p.spaces, ts)
+		sp.close()
+		p.settle()
+	}
+}
+
+// Exited implements [tracee.Handler].
+func (p *Provider) Exited(pr *tracee.Process, _ tracee.Status) { delete(p.filters, pr) }
+
+// SyscallEnter implements [tracee.Handler].
+func (p *Provider) SyscallEnter(th *tracee.Thread) bool {
+	c, err := th.Call()
+	if err != nil || !c.Native {
+		return false
+	}
+	p.reap()
+	if job := p.jobFor(th, c); job != nil {
+		t := p.task(th)
+		t.start(func() { job(t, c) })
+	}
+	return false
+}
+
+// SyscallExit implements [tracee.Handler].
+func (p *Provider) SyscallExit(th *tracee.Thread) {
+	if t := p.tasks[th]; t != nil && t.wait == waitNative {
+		t.exited()
+	}
+}
+
+// Signal implements [tracee.Interceptor].
+func (p *Provider) Signal(th *tracee.Thread, sig syscall.Signal) syscall.Signal {
+	switch sig {
+	case unix.SIGSYS:
+		return p.refused(th, sig)
+	case unix.SIGSEGV:
+		return p.segv(th, sig)
+	}
+	return sig
+}
+
+// refused handles a call that the first filter has refused, for us to make.
+func (p *Provider) refused(th *tracee.Thread, sig syscall.Signal) syscall.Signal {
+	si, err := inject.ReadSignal(th.Tid())
+	if err != nil || si.Code != inject.SysSeccomp {
+		return sig
+	}
+	nr, args, err := inject.RefusedCall(th.Tid())
+	if err != nil || nr != unix.SYS_USERFAULTFD {
+		return sig
+	}
+	p.reap()
+	t := p.task(th)
+	t.start(func() {
+		t.leave(t.create(int(int32(args[0]))))
+	})
+	return 0
+}

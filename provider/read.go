@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"encoding/binary"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/tracee"
+	"github.com/faultline-go/faultline/vkernel"
+)
+
+// read reads messages. A read that finds none waits in its stop for a little
+// while, and then in the kernel, in a poll of its own pipe: there a signal ends
+// it as it would end a read.
+func (t *task) read(f *file, c tracee.Call) {
+	h := t.sp.handle(f)
+	to, errno := t.buffers(c)
+	if h < 0 {
+		errno = unix.ENFILE
+	}
+	if errno != 0 {
+		t.skip(negated(errno))
+		return
+	}
+	t.native = false
+	inKernel := false // the thread stands at the exit of its poll
+	for {
+		t.sp.cur = t
+		var n int
+		t.as(waitRead, func() { n, errno = t.v.Readv(h, to) })
+		if t.gone {
+			return
+		}
+		if errno != unix.EINTR || !t.native {
+			t.done(inKernel, c, result(n, errno))
+			return
+		}
+		// It has waited for long.
+		if inKernel {
+			t.again(c)
+			return
+		}
+		if !t.pollOwn(c) {
+			return
+		}
+		inKernel, t.native = true, true
+		if interrupted(t.call) {
+			// The kernel decides whether the call is made again.
+			ret := restart
+			_ = inject.Restore(t.th.Tid(), c.Nr, c.Args, &ret)
+			t.resume(0)
+			return
+		}
+		// From here on it does not wait again: another reader may have been
+		// faster, and then the call is made anew.
+		t.v.Interrupt()
+	}
+}
+
+func result(n int, errno syscall.Errno) int64 {
+	if errno != 0 {
+		return negated(errno)
+	}
+	return int64(n)
+}
+
+// done ends a call that was decided before it was made, or at the end of a
+// poll in its place.
+func (t *task) done(inKernel bool, c tracee.Call, ret int64) {
+	if !inKernel {
+		t.skip(ret)
+		return
+	}
+	v := uintptr(ret)
+	if inject.Restore(t.th.Tid(), c.Nr, c.Args, &v) == nil {
+		t.resume(0)
+	}
+}
+
+// again has the thread make its call anew.
+func (t *task) again(c tracee.Call) {
+	if inject.Again(t.th.Tid(), c.Nr, c.Args) == nil {
+		t.resume(0)
+	}
+}
+
+// ERESTARTSYS and ERESTARTNOHAND are what a call comes to in the kernel that a
+// signal ends: never seen by a program.
+const (
+	erestartsys    = 512
+	erestartnohand = 514
+)
+
+var restart = ^uintptr(erestartsys - 1)
+
+func interrupted(c tracee.Call) bool {
+	return c.Errno == erestartnohand || c.Errno == erestartsys || c.Errno == unix.EINTR
+}
+
+// pollOwn has the thread wait until its own descriptor is readable. It reports
+// false if the thread has died.
+func (t *task) pollOwn(c tracee.Call) bool {
+	agent := t.sp.agent
+	if agent == nil {
+		return false
+	}
+	// struct pollfd, in memory of ours that no other thread of the program
+	// uses at the same place: reads that wait have a place by their thread.
+	slot := t.pollSlot()
+	b := agent.Data()[slot:]
+	binary.LittleEndian.PutUint32(b, uint32(c.Args[0]))
+	binary.LittleEndian.PutUint32(b[4:], unix.POLLIN)
+	args := [6]uintptr{uintptr(agent.DataAddr()) + uintptr(slot), 1, 0, 0, 0, 0}
+	if inject.Rewrite(t.th.Tid(), unix.SYS_PPOLL, args) != nil {
+		return false
+	}
+	return t.run()
+}
+
+// pollSlot returns where the pollfd of this thread lies in the agent's data.
+func (t *task) pollSlot() int {
+	const size, base = 16, inject.DataSize / 2
+	return base + t.th.Tid()%(base/size)*size
+}
+
+// buffers returns where a read goes.
+func (t *task) buffers(c tracee.Call) ([]vkernel.Segment, syscall.Errno) {
+	if c.Nr == unix.SYS_READ {
+		return []vkernel.Segment{{Addr: addr(c.Args[1]), Len: uint64(c.Args[2])}}, 0
+	}
+	n := int(int32(c.Args[2]))
+	if n < 0 || n > 1024 {
+		return nil, unix.EINVAL
+	}
+	raw := make([]byte, 16*n)
+	if t.sp.Load(addr(c.Args[1]), raw) < len(raw) {
+		return nil, unix.EFAULT
+	}
+	to := make([]vkernel.Segment, n)
+	for i := range to {
+		to[i].Addr = mem.Addr(binary.LittleEndian.Uint64(raw[16*i:]))
+		to[i].Len = binary.LittleEndian.Uint64(raw[16*i+8:])
+		if int64(to[i].Len) < 0 {
+			return nil, unix.EINVAL
+		}
+	}
+	return to, 0
+}
+
+// fcntl follows the flags of a descriptor, and finds the numbers of its
+// duplicates.
+func (t *task) fcntl(f *file, c tracee.Call) {
+	if c.Args[1] != unix.F_SETFL {
+		t.receive(c)
+		return
+	}
+	if t.run() && t.call.Errno == 0 {
+		t.v.Fcntl(t.sp.handle(f), vkernel.FSetfl, int(int32(c.Args[2])))
+	}
+	t.resume(0)
+}
+
+// setNonblock follows ioctl(FIONBIO).
+func (t *task) setNonblock(f *file, c tracee.Call) {
+	var on [4]byte
+	t.sp.Load(addr(c.Args[2]), on[:])
+	if t.run() && t.call.Errno == 0 {
+		flags := 0
+		if on != [4]byte{} {
+			flags = unix.O_NONBLOCK
+		}
+		t.v.Fcntl(t.sp.handle(f), vkernel.FSetfl, flags)
+	}
+	t.resume(0)
+}
+
+// receive has a thread make a call that may give it a descriptor of ours under
+// another number.
+func (t *task) receive(c tracee.Call) {
+	if !t.run() {
+		return
+	}
+	if t.call.Errno == 0 {
+		for _, fd := range t.received(c) {
+			if t.p.identify(t.th.Tid(), fd) != nil {
+				t.session("install a filter", func(s *inject.Session) error {
+					if err := t.sp.plant(s); err != nil {
+						return err
+					}
+					return t.arm(s, fd)
+				})
+			}
+		}
+	}
+	t.resume(0)
+}
+
+// received returns the numbers that a call may have given.
+func (t *task) received(c tracee.Call) []int {
+	switch c.Nr {
+	case unix.SYS_RECVMSG:
+		return t.rights(addr(c.Args[1]))
+	case unix.SYS_RECVMMSG:
+		var fds []int
+		const sizeofMmsghdr = 64
+		for i := range min(int(t.call.Ret), 64) {
+			fds = append(fds, t.rights(addr(c.Args[1])+mem.Addr(i*sizeofMmsghdr))...)
+		}
+		return fds
+	}
+	return []int{int(int32(t.call.Ret))}
+}
+
+// rights returns the descriptors that a message has brought.
+func (t *task) rights(hdr mem.Addr) (fds []int) {
+	var h [56]byte // struct msghdr
+	if t.sp.Load(hdr, h[:]) < len(h) {
+		return nil
+	}
+	n := binary.LittleEndian.Uint64(h[40:])
+	if n == 0 || n > 64<<10 {
+		return nil
+	}
+	control := make([]byte, n)
+	control = control[:t.sp.Load(mem.Addr(binary.LittleEndian.Uint64(h[32:])), control)]
+	msgs, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return nil
+	}
+	for i := range msgs {
+		if got, err := unix.ParseUnixRights(&msgs[i]); err == nil {
+			fds = append(fds, got...)
+		}
+	}
+	return fds
+}
+
+// fionbio is the request FIONBIO of ioctl(2): O_NONBLOCK by another name.
+const fionbio = 0x5421

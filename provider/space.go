@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/procmem"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/tracee"
+	"github.com/faultline-go/faultline/vkernel"
+)
+
+// space is an address space of the tree in which the call was used, and the
+// [vkernel.Outside] of its mirror.
+type space struct {
+	p      *Provider
+	ts     *tracee.Space
+	v      *vkernel.Process
+	keeper *vkernel.Thread
+	agent  *inject.Agent // nil until needed
+	mem    *os.File      // /proc/PID/mem
+	pm     *procmem.Pagemap
+	cur    *task // whose call is being decided
+	action action
+
+	// guarded is the registered memory as it was last seen, in order.
+	guarded []mem.Range
+	kernel  bool // system calls wait for some of it
+	prot    protections
+	ops     []inject.Op // on their way to the agent
+	aliases []alias
+}
+
+// alias is a second mapping of shared memory, ours, by which pages get their
+// content before the program can see them.
+type alias struct {
+	mem.Range
+	at mem.Addr
+}
+
+func (p *Provider) space(ts *tracee.Space) *space {
+	if sp := p.spaces[ts]; sp != nil {
+		return sp
+	}
+	sp := &space{p: p, ts: ts}
+	sp.adopt(p.k.NewProcess(vkernel.ProcessOptions{Privileged: true, MaxFiles: 1 << 20}))
+	return sp
+}
+
+// adopt makes v the mirror of the space.
+func (sp *space) adopt(v *vkernel.Process) {
+	sp.v = v
+	v.SetOutside(sp)
+	sp.keeper = v.NewThread()
+	sp.p.spaces[sp.ts] = sp
+}
+
+// close ends the space.
+func (sp *space) close() {
+	if sp.agent != nil {
+		sp.agent.Release()
+	}
+	if sp.mem != nil {
+		sp.mem.Close()
+	}
+	if sp.pm != nil {
+		sp.pm.Close()
+	}
+	for _, f := range sp.p.files {
+		delete(f.handles, sp)
+	}
+	sp.v.Kill()
+}
+
+// plant makes the agent.
+func (sp *space) plant(s *inject.Session) error {
+	if sp.agent != nil {
+		return nil
+	}
+	a, err := inject.Plant(s)
+	if err != nil {
+		return err
+	}
+	sp.agent = a
+	sp.p.tracer.Adopt(a.Tid(), func(tracee.Status) { a.Exited() })
+	return nil
+}
+
+// open opens what we look into the space by.
+func (sp *space) open() error {
+	if sp.mem != nil {
+		return nil
+	}
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", sp.ts.Pid()), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	pm, err := procmem.OpenPagemap(sp.ts.Pid())
+	if err != nil {
+		f.Close()
+		return err
+	}
+	sp.mem, sp.pm = f, pm
+	return nil
+}
+
+// do runs calls in the space that cannot fail but for reasons that leave its
+// memory wrong.
+func (sp *space) do(what string, ops []inject.Op) bool {
+	if sp.agent == nil {
+		sp.p.fatal(what, fmt.Errorf("pid %d has no agent", sp.ts.Pid()))
+		return false
+	}
+	for len(ops) > 0 {
+		part := ops[:min(len(ops), inject.MaxOps)]
+		ops = ops[len(part):]
+		if err := sp.agent.Run(part); err != nil {
+			if !gone(err) || sp.ts.Pid() != 0 {
+				sp.p.fatal(what, err)
+			}
+			return false
+		}
+		for i := range part {
+			if err := part[i].Err(); err != nil {
+				sp.p.fatal(fmt.Sprintf("%s at %#x", what, part[i].Args[0]), err)
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Load implements [vkernel.Outside].
+func (sp *space) Load(a mem.Addr, dst []byte) int {
+	return inject.ReadMemory(sp.ts.Pid(), a, dst)
+}
+
+// Store implements [vkernel.Outside].
+func (sp *space) Store(a mem.Addr, src []byte) int {
+	return inject.WriteMemory(sp.ts.Pid(), a, src)
+}
+
+var zeros [mem.PageSize]byte
+
+// Fill implements [vkernel.Outside]. Nothing can touch a page that is absent,
+// since it has no permissions until the mirror has it: it is filled past those.
+func (sp *space) Fill(a mem.Addr, src []byte) syscall.Errno {
+	if al := sp.alias(a); al != 0 {
+		if src == nil {
+			src = zeros[:]
+		}
+		if inject.WriteMemory(sp.ts.Pid(), al, src) < len(src) {
+			return unix.ENOMEM
+		}
+		return 0
+	}
+	if src == nil {
+		return 0 // what has no page reads as zeros
+	}
+	if _, err := unix.Pwrite(int(sp.mem.Fd()), src, int64(a)); err != nil {
+		return unix.ENOMEM
+	}
+	return 0
+}
+
+// alias returns where shared memory at a can be written, 0 for private memory.
+func (sp *space) alias(a mem.Addr) mem.Addr {
+	for _, al := range sp.aliases {
+		if al.Contains(a) {
+			return al.at + (a - al.Start)
+		}
+	}
+	return 0
+}
+
+// Move implements [vkernel.Outside]. No thread may write to the source on the
+// way.
+func (sp *space) Move(dst, src mem.Addr) syscall.Errno {
+	closed := []inject.Op{{NR: unix.SYS_MPROTECT, Args: [6]uintptr{uintptr(src), mem.PageSize, unix.PROT_NONE}}}
+	if !sp.do("move a page", closed) {
+		return unix.ENOMEM
+	}
+	sp.prot.set(mem.MakeRange(src, mem.PageSize), unix.PROT_NONE)
+	var page [mem.PageSize]byte
+	if _, err := unix.Pread(int(sp.mem.Fd()), page[:], int64(src)); err != nil {
+		return unix.EFAULT
+	}
+	if errno := sp.Fill(dst, page[:]); errno != 0 {
+		return errno
+	}
+	if !sp.do("move a page", []inject.Op{{NR: unix.SYS_MADVISE, Args: [6]uintptr{uintptr(src), mem.PageSize, unix.MADV_DONTNEED}}}) {
+		return unix.ENOMEM
+	}
+	return 0
+}
+
+// Resident implements [vkernel.Outside].
+func (sp *space) Resident(r mem.Range, there func(a mem.Addr, own bool)) {
+	err := sp.pm.Pages(r, func(part mem.Range, own bool) {
+		for a := part.Start; a < part.End; a += mem.PageSize {
+			there(a, own)
+		}
+	})
+	if err != nil && sp.ts.Pid() != 0 {
+		sp.p.fatal("look for pages", err)
+	}
+}
+
+// Cached implements [vkernel.Outside].
+func (sp *space) Cached(r mem.Range, there func(a mem.Addr)) {
+	const step = inject.DataSize / 2 * mem.PageSize
+	for r.Start < r.End {
+		part := mem.Range{Start: r.Start, End: min(r.End, r.Start+step)}
+		_, err := sp.agent.Call(unix.SYS_MINCORE, uintptr(part.Start), uintptr(part.Len()), uintptr(sp.agent.DataAddr()))
+		if err != nil {
+			if !gone(err) {
+				sp.p.fatal(fmt.Sprintf("look for pages of %v", part), err)
+			}
+			return
+		}
+		for i, b := range sp.agent.Data()[:part.Pages()] {
+			if b&1 != 0 {
+				there(part.Start + mem.Addr(i)<<mem.PageShift)
+			}
+		}
+		r.Start = part.End
+	}
+}
+
+// Install implements [vkernel.Outside].
+func (sp *space) Install(h int) (int, syscall.Errno) {
+	fd := sp.cur.number(h, sp.v.Flags(h), false)
+	if fd < 0 {
+		return -1, syscall.Errno(-fd)
+	}
+	return int(fd), 0
+}
+
+// reflect brings what the mirror knows of the mappings in r up to date, which
+// is not watched where nobody has registered it.
+func (sp *space) reflect(r mem.Range) {
+	vmas, err := procmem.Maps(sp.ts.Pid())
+	if err != nil {
+		return // the process is gone
+	}
+	var maps []vkernel.Mapping
+	for _, v := range vmas {
+		if part := v.Range.Intersect(r); !part.Empty() && !sp.owned(v.Range) {
+			maps = append(maps, sp.mapping(v))
+		}
+	}
+	sp.v.Reflect(r, maps)
+}
+
+// owned reports whether r is memory of ours in the program.
+func (sp *space) owned(r mem.Range) bool {
+	if sp.agent == nil {
+		return false
+	}
+	over := func(x mem.Range) bool { return !x.Intersect(r).Empty() }
+	return slices.ContainsFunc(sp.agent.Ranges(), over)
+}
+
+// mapping describes a VMA for the mirror.
+func (sp *space) mapping(v procmem.VMA) vkernel.Mapping {
+	m := vkernel.Mapping{Range: v.Range, Shared: v.Shared, Off: v.Offset, Size: v.Offset + v.Len()}
+	for _, b := range []struct {
+		on   bool
+		prot int
+	}{{v.Read, vkernel.ProtRead}, {v.Write, vkernel.ProtWrite}, {v.Exec, vkernel.ProtExec}} {
+		if b.on {
+			m.Prot |= b.prot
+		}
+	}
+	if v.Inode == 0 {
+		return m
+	}
+	m.Object = vkernel.Object{Dev: v.Dev, Ino: v.Inode}
+	m.Shmem = shmem(v.Name)
+	if m.Shared && !v.Write {
+		// Whether it could be made writable only smaps tells.
+		m.Fixed = !procmem.MayWrite(sp.ts.Pid(), v.Start)
+	}
+	return m
+}
+
+// shmem reports whether a file of this name is memory that can be registered.
+func shmem(name string) bool {
+	return strings.HasPrefix(name, "/memfd:") || strings.HasPrefix(name, "/dev/shm/") ||
+		name == "/dev/zero (deleted)" || strings.HasPrefix(name, "/SYSV")
+}

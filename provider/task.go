@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"iter"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/sysargs"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/tracee"
+	"github.com/faultline-go/faultline/vkernel"
+)
+
+// task is a thread of the program for which something had to be decided. What
+// has to be done for it is a job: straight-line code in a coroutine, which
+// parks where the thread has to wait, and which runs on the tracer thread like
+// all else here.
+type task struct {
+	p  *Provider
+	th *tracee.Thread
+	sp *space
+	v  *vkernel.Thread
+
+	job   func() // nil between two jobs
+	next  func() (struct{}, bool)
+	stop  func()
+	yield func(struct{}) bool
+
+	wait  waitKind
+	since time.Time // of the wait
+	// native says that the read which waits is to wait in the kernel.
+	native bool
+	call   tracee.Call // at the exit of a call that the thread was let make
+	gone   bool        // the thread is no more
+
+	// seen counts faults at one place in a row, which tells a fault that
+	// nothing resolves.
+	seenAt, seenPC mem.Addr
+	seen           int
+
+	args [40]byte // of an ioctl
+
+	// calls is the last call that needed pages, and how often it was made.
+	calls struct {
+		nr    uintptr
+		args  [6]uintptr
+		tries int
+	}
+	ranges []sysargs.Range // of a call; for use
+}
+
+// waitKind says what a parked job waits for.
+type waitKind uint8
+
+const (
+	runs       waitKind = iota // nothing
+	waitPage                   // a page, in user mode
+	waitCall                   // something that only a death ends
+	waitRead                   // a message
+	waitNative                 // the end of a call that the thread makes
+)
+
+func (p *Provider) newTask(th *tracee.Thread, sp *space) *task {
+	t := &task{p: p, th: th, sp: sp}
+	t.v = sp.v.NewMirrorThread(th.Tid(), t.park, t.wake)
+	t.next, t.stop = iter.Pull(t.loop)
+	p.tasks[th] = t
+	return t
+}
+
+// loop is the coroutine.
+func (t *task) loop(yield func(struct{}) bool) {
+	t.yield = yield
+	for {
+		t.job()
+		t.job = nil
+		if !yield(struct{}{}) {
+			return
+		}
+	}
+}
+
+// start begins a job for a thread that is stopped, and keeps the thread until
+// the job lets it go.
+func (t *task) start(job func()) {
+	t.th.Keep()
+	t.job = job
+	t.next()
+	t.p.settle()
+}
+
+// as runs f with the kind of wait that it may come to.
+func (t *task) as(kind waitKind, f func()) {
+	t.wait, t.since = kind, time.Time{}
+	f()
+	t.wait = runs
+}
+
+// park suspends the job until wake.
+func (t *task) park() {
+	t.since = time.Now()
+	t.p.parked.Add(1)
+	t.yield(struct{}{})
+	t.p.parked.Add(-1)
+	t.since = time.Time{}
+}
+
+// wake has the job go on when what is being done now is done. It may be called
+// with locks held.
+func (t *task) wake() { t.p.woken = append(t.p.woken, t) }
+
+// end is the end of the thread.
+func (t *task) end() {
+	t.gone = true
+	delete(t.p.tasks, t.th)
+	t.v.End()
+	if t.wait == waitNative && t.job != nil {
+		t.next()
+	}
+	t.p.settle()
+	t.stop()
+}
+
+// resume lets the thread go on, with a signal if sig is not 0.
+func (t *task) resume(sig syscall.Signal) {
+	if !t.gone {
+		t.th.Resume(sig, false)
+	}
+}
+
+// run lets the thread make its call and waits for the end of that. It reports
+// false if the thread has died.
+func (t *task) run() bool {
+	if t.gone {
+		return false
+	}
+	t.wait = waitNative
+	t.th.Resume(0, true)
+	t.yield(struct{}{})
+	t.wait = runs
+	return !t.gone
+}
+
+// exited has a job go on whose thread has made its call.
+func (t *task) exited() {
+	t.th.Keep()
+	t.call, _ = t.th.Call() // an error is a death, which is reported
+	t.next()
+	t.p.settle()
+}
+
+// skip ends the call before which the thread stands with ret, a value or a
+// negated errno.
+func (t *task) skip(ret int64) {
+	if t.gone || inject.Skip(t.th.Tid(), uintptr(ret)) != nil {
+		return // its death is reported
+	}
+	t.resume(0)
+}
+
+// leave ends the call at whose exit the thread stands with ret.
+func (t *task) leave(ret int64) {
+	if t.gone || inject.Return(t.th.Tid(), uintptr(ret)) != nil {
+		return
+	}
+	t.resume(0)
+}
+
+func negated(errno syscall.Errno) int64 { return -int64(errno) }
+
+// session runs f with system calls in the stopped thread. It reports whether
+// the thread is still there; an error of f's other than a death is fatal.
+func (t *task) session(what string, f func(s *inject.Session) error) bool {
+	if t.gone {
+		return false
+	}
+	s, err := inject.Open(t.th.Tid())
+	if err == nil {
+		err = f(s)
+		if cerr := s.Close(); err == nil {
+			err = cerr
+		}
+	}
+	switch {
+	case err == nil:
+		return true
+	case gone(err):
+		return false
+	}
+	t.p.fatal(what, err)
+	return false
+}
+
+// disturbed reports whether a signal waits for the thread that ends a wait.
+func (t *task) disturbed() bool {
+	sig, err := inject.Deliverable(t.th.Tid())
+	return err == nil && sig
+}
+
+// readString reads a path of the program's.
+func (t *task) readString(a mem.Addr) string {
+	var b [unix.PathMax]byte
+	n := 0
+	for n < len(b) {
+		part := min(len(b)-n, mem.PageSize-int((uint64(a)+uint64(n))&(mem.PageSize-1)))
+		got := t.sp.Load(a+mem.Addr(n), b[n:n+part])
+		for i := n; i < n+got; i++ {
+			if b[i] == 0 {
+				return string(b[:i])
+			}
+		}
+		if n += got; got < part {
+			break
+		}
+	}
+	return ""
+}
