@@ -54,7 +54,8 @@ type Provider struct {
 	woken    []*task
 	changed  []*file
 	polls    []unix.PollFd // for reap
-	told     bool          // that filters were installed without privilege
+	pace     pace
+	told     bool // that filters were installed without privilege
 }
 
 // Start launches the program. The caller must Wait for it.
@@ -171,6 +172,7 @@ func (p *Provider) tick() {
 		case <-p.quit:
 			return
 		case <-t.C:
+			p.watch()
 			if p.parked.Load() > 0 {
 				p.tracer.Do(p.look)
 			}

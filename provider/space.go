@@ -28,6 +28,7 @@ type space struct {
 	v      *vkernel.Process
 	keeper *vkernel.Thread
 	agent  *inject.Agent // nil until needed
+	placed bool          // the agent is bound to our processor
 	mem    *os.File      // /proc/PID/mem
 	pm     *procmem.Pagemap
 	cur    *task // whose call is being decided

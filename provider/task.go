@@ -38,6 +38,7 @@ type task struct {
 	// native says that the read which waits is to wait in the kernel.
 	native bool
 	call   tracee.Call // at the exit of a call that the thread was let make
+	away   bool        // it runs on another processor than we
 	gone   bool        // the thread is no more
 
 	// seen counts faults at one place in a row, which tells a fault that
@@ -92,6 +93,7 @@ func (t *task) loop(yield func(struct{}) bool) {
 func (t *task) start(job func()) {
 	t.th.Keep()
 	t.job = job
+	t.p.pace.stopped(t)
 	t.next()
 	t.p.settle()
 }
@@ -131,7 +133,7 @@ func (t *task) end() {
 // resume lets the thread go on, with a signal if sig is not 0.
 func (t *task) resume(sig syscall.Signal) {
 	if !t.gone {
-		t.th.Resume(sig, false)
+		t.letGo(sig, false)
 	}
 }
 
@@ -142,7 +144,7 @@ func (t *task) run() bool {
 		return false
 	}
 	t.wait = waitNative
-	t.th.Resume(0, true)
+	t.letGo(0, true)
 	t.yield(struct{}{})
 	t.wait = runs
 	return !t.gone

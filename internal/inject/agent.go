@@ -320,6 +320,15 @@ func (a *Agent) SetCPU(cpu int) error {
 	return nil
 }
 
+// Unbind lets the agent run on all processors that its supervisor may use.
+func (a *Agent) Unbind() error {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(unix.Getpid(), &set); err != nil {
+		return err
+	}
+	return unix.SchedSetaffinity(a.tid, &set)
+}
+
 // FD takes a duplicate of the agent's descriptor n, close-on-exec, which the
 // caller owns. Needs Linux 5.6.
 func (a *Agent) FD(n int) (int, error) {

@@ -101,6 +101,9 @@ func (t *Thread) Pin(cpu int) {
 	}
 }
 
+// Tid returns the thread's id.
+func (t *Thread) Tid() int { return t.tid }
+
 // CPU returns the processor to which the thread is pinned, or -1.
 func (t *Thread) CPU() int { return t.cpu }
 

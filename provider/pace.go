@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/place"
+)
+
+// pace keeps together on one processor the threads that follow each other in
+// the service of a fault: the one that faults, ours, the agent and the handler.
+// On a virtual machine it costs more than all else to wake a processor that
+// has gone to sleep.
+//
+// While faults come in quick succession our thread is bound to a processor, in
+// the idle class, so that a thread which it wakes there finds the processor
+// free. The program's threads are not bound: one that was elsewhere is woken
+// here once, by a mask that it has for no longer than that, and stays by
+// itself.
+type pace struct {
+	th     *place.Thread
+	streak int
+	stops  int
+	at     time.Time
+	// active is set while the thread is bound. The tick leaves when nothing
+	// comes any more, or when others want the processor.
+	active atomic.Bool
+	delay  atomic.Uint64 // that our thread has waited for a processor, as last seen
+}
+
+const (
+	// quick is how soon a stop follows another one of the same service.
+	quick = 300 * time.Microsecond
+	// enough stops in quick succession make it worth while.
+	enough = 64
+	// lookEvery is how many stops there are between looks at where a thread
+	// runs.
+	lookEvery = 3
+	// quiet ends it.
+	quiet = 20 * time.Millisecond
+	// starved is how long our thread may wait for a processor between two
+	// ticks.
+	starved = uint64(time.Millisecond)
+)
+
+// stopped notes that t has stopped, for something to be decided.
+func (pc *pace) stopped(t *task) {
+	now := time.Now()
+	if now.Sub(pc.at) < quick {
+		pc.streak++
+	} else {
+		pc.streak = 0
+	}
+	pc.at = now
+	if !pc.active.Load() {
+		if pc.streak < enough {
+			return
+		}
+		pc.enter()
+	}
+	if sp := t.sp; sp.agent != nil && !sp.placed {
+		sp.placed = sp.agent.SetCPU(pc.th.CPU()) == nil
+		sp.agent.SetIdle(true)
+	}
+	if pc.stops++; pc.stops%lookEvery == 0 {
+		cpu := pc.th.CPUOf(t.th.Process().Pid(), t.th.Tid())
+		t.away = cpu >= 0 && cpu != pc.th.CPU()
+	}
+}
+
+func (pc *pace) enter() {
+	if pc.th == nil {
+		pc.th = place.Self()
+	}
+	pc.th.Pin(place.Current())
+	pc.th.Idle()
+	pc.delay.Store(runDelay(pc.th.Tid()))
+	pc.active.Store(true)
+}
+
+// leave lets everything run anywhere again.
+func (p *Provider) leave() {
+	pc := &p.pace
+	if !pc.active.Load() {
+		return
+	}
+	pc.th.Normal()
+	pc.th.Pin(-1)
+	for _, sp := range p.spaces {
+		if sp.placed {
+			sp.placed = false
+			sp.agent.SetIdle(false)
+			_ = sp.agent.Unbind() // ESRCH: it is dead
+		}
+	}
+	pc.streak = 0
+	pc.active.Store(false)
+}
+
+// watch leaves if need be. It is called by the tick, on another thread: one
+// that starves could not.
+func (p *Provider) watch() {
+	pc := &p.pace
+	if !pc.active.Load() {
+		return
+	}
+	delay := runDelay(pc.th.Tid())
+	hungry := delay-pc.delay.Swap(delay) > starved
+	if hungry {
+		pc.th.Normal()
+	}
+	p.tracer.Do(func() {
+		if hungry || time.Since(pc.at) > quiet {
+			p.leave()
+		}
+	})
+}
+
+// runDelay returns how long a thread of ours has waited for a processor, in
+// nanoseconds.
+func runDelay(tid int) uint64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/schedstat", tid))
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(b))
+	if len(f) < 2 {
+		return 0
+	}
+	n, _ := strconv.ParseUint(f[1], 10, 64)
+	return n
+}
+
+// letGo resumes the thread, on our processor if it was elsewhere: its mask is
+// the program's again when it has been woken.
+func (t *task) letGo(sig syscall.Signal, exit bool) {
+	if !t.away || !t.p.pace.active.Load() {
+		t.th.Resume(sig, exit)
+		return
+	}
+	t.away = false
+	var mask, here unix.CPUSet
+	if unix.SchedGetaffinity(t.th.Tid(), &mask) != nil {
+		t.th.Resume(sig, exit)
+		return
+	}
+	here.Set(t.p.pace.th.CPU())
+	if mask.IsSet(t.p.pace.th.CPU()) {
+		_ = unix.SchedSetaffinity(t.th.Tid(), &here)
+		t.th.Resume(sig, exit)
+		_ = unix.SchedSetaffinity(t.th.Tid(), &mask) // ESRCH: it is dead
+		return
+	}
+	t.th.Resume(sig, exit)
+}
