@@ -31,8 +31,7 @@ import (
 type pace struct {
 	th     *place.Thread
 	streak int
-	stops  int
-	at     time.Time
+	at     atomic.Int64 // of the last stop, in nanoseconds since began
 	// active is set while the thread is bound. The tick leaves when nothing
 	// comes any more, or when others want the processor.
 	active atomic.Bool
@@ -44,47 +43,59 @@ const (
 	quick = 300 * time.Microsecond
 	// enough stops in quick succession make it worth while.
 	enough = 64
-	// lookEvery is how many stops there are between looks at where a thread
-	// runs.
+	// lookEvery is how many stops of a thread there are between looks at where
+	// it runs.
 	lookEvery = 3
 	// quiet ends it.
 	quiet = 20 * time.Millisecond
 	// starved is how long our thread may wait for a processor between two
 	// ticks.
-	starved = uint64(time.Millisecond)
+	starved = uint64(tickEvery / 2)
 )
+
+// began is where times are counted from, on the clock that does not jump.
+var began = time.Now()
 
 // stopped notes that t has stopped, for something to be decided.
 func (pc *pace) stopped(t *task) {
-	now := time.Now()
-	if now.Sub(pc.at) < quick {
+	now := int64(time.Since(began))
+	if now-pc.at.Swap(now) < int64(quick) {
 		pc.streak++
 	} else {
 		pc.streak = 0
 	}
-	pc.at = now
 	if !pc.active.Load() {
 		if pc.streak < enough {
 			return
 		}
-		pc.enter()
+		pc.enter(t)
+	}
+	if !pc.active.Load() {
+		return
 	}
 	if sp := t.sp; sp.agent != nil && !sp.placed {
 		sp.placed = sp.agent.SetCPU(pc.th.CPU()) == nil
 		sp.agent.SetIdle(true)
 	}
-	if pc.stops++; pc.stops%lookEvery == 0 {
+	if t.stops++; t.stops%lookEvery == 0 {
 		cpu := pc.th.CPUOf(t.th.Process().Pid(), t.th.Tid())
 		t.away = cpu >= 0 && cpu != pc.th.CPU()
 	}
 }
 
-func (pc *pace) enter() {
+func (pc *pace) enter(t *task) {
 	if pc.th == nil {
 		pc.th = place.Self()
 	}
-	pc.th.Pin(place.Current())
+	// Where the thread is, which may be allowed nowhere else.
+	cpu := pc.th.CPUOf(t.th.Process().Pid(), t.th.Tid())
+	if cpu < 0 {
+		return
+	}
+	pc.th.Pin(cpu)
 	pc.th.Idle()
+	// The runtime's other threads would push ours aside.
+	place.Clear(pc.th.CPU())
 	pc.delay.Store(runDelay(pc.th.Tid()))
 	pc.active.Store(true)
 }
@@ -97,6 +108,7 @@ func (p *Provider) leave() {
 	}
 	pc.th.Normal()
 	pc.th.Pin(-1)
+	place.Clear(-1)
 	for _, sp := range p.spaces {
 		if sp.placed {
 			sp.placed = false
@@ -120,11 +132,9 @@ func (p *Provider) watch() {
 	if hungry {
 		pc.th.Normal()
 	}
-	p.tracer.Do(func() {
-		if hungry || time.Since(pc.at) > quiet {
-			p.leave()
-		}
-	})
+	if hungry || int64(time.Since(began))-pc.at.Load() > int64(quiet) {
+		p.tracer.Do(p.leave)
+	}
 }
 
 // runDelay returns how long a thread of ours has waited for a processor, in

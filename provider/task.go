@@ -39,7 +39,8 @@ type task struct {
 	native bool
 	call   tracee.Call // at the exit of a call that the thread was let make
 	away   bool        // it runs on another processor than we
-	gone   bool        // the thread is no more
+	stops  int
+	gone   bool // the thread is no more
 
 	// seen counts faults at one place in a row, which tells a fault that
 	// nothing resolves.
