@@ -20,22 +20,37 @@ func addr(a uintptr) mem.Addr { return mem.Addr(a) }
 // jobFor returns what is to be done about a call that a filter reports, nil to
 // let it go.
 func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.Call) {
-	pid := th.Process().Pid()
+	pr := th.Process()
 	switch c.Nr {
 	case unix.SYS_IOCTL:
-		if f := p.identify(pid, int(int32(c.Args[0]))); f != nil {
+		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil {
 			return func(t *task, c tracee.Call) { t.ioctl(f, c) }
 		}
 	case unix.SYS_READ, unix.SYS_READV, unix.SYS_PREADV2:
-		if f := p.identify(pid, int(int32(c.Args[0]))); f != nil && !f.device {
+		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil && !f.device {
 			return func(t *task, c tracee.Call) { t.read(f, c) }
 		}
 	case unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD, unix.SYS_DUP, unix.SYS_DUP3:
+		if c.Nr == unix.SYS_DUP3 {
+			p.filters[pr].forget(int(int32(c.Args[1])))
+		}
 		return (*task).receive
 	case unix.SYS_FCNTL:
-		if f := p.identify(pid, int(int32(c.Args[0]))); f != nil {
+		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil {
 			return func(t *task, c tracee.Call) { t.fcntl(f, c) }
 		}
+	case unix.SYS_CLOSE:
+		p.filters[pr].forget(int(int32(c.Args[0])))
+		return nil
+	case unix.SYS_CLOSE_RANGE, unix.SYS_UNSHARE:
+		p.filters[pr].unshare()
+		return nil
+	case unix.SYS_EPOLL_CTL:
+		if f := p.identify(pr, int(int32(c.Args[2]))); f != nil {
+			f.waited()
+			p.settle()
+		}
+		return nil
 	case unix.SYS_RT_SIGACTION:
 		if p.spaces[th.Process().Space()] != nil {
 			return func(t *task, c tracee.Call) { t.sigaction(c.Args[1]) }
@@ -48,6 +63,7 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 	}
 	for _, nr := range dup2 {
 		if c.Nr == nr {
+			p.filters[pr].forget(int(int32(c.Args[1])))
 			return (*task).receive
 		}
 	}
@@ -81,6 +97,9 @@ func (t *task) ioctl(f *file, c tracee.Call) {
 		t.skip(t.create(int(int32(c.Args[2]))))
 		return
 	}
+	if req == uapi.UFFDIO_REGISTER {
+		t.p.reap() // another descriptor may have had the memory
+	}
 	h := t.sp.handle(f)
 	if h < 0 {
 		t.skip(negated(unix.EMFILE))
@@ -92,6 +111,7 @@ func (t *task) ioctl(f *file, c tracee.Call) {
 	t.sp.cur = t
 	var errno syscall.Errno
 	t.as(waitCall, func() { _, errno = t.v.Ioctl(h, req, arg) })
+	t.sp.cache = nil
 	if t.gone {
 		return
 	}
@@ -128,7 +148,17 @@ func (t *task) prepare(f *file, req uint32, arg mem.Addr) bool {
 		t.p.fatal("look into the program", err)
 		return false
 	}
-	t.sp.Load(arg, t.args[:n])
+	if t.sp.v.Watches(arg) {
+		var errno syscall.Errno
+		t.as(waitCall, func() { errno = t.v.Want(arg, true) })
+		if t.gone {
+			return false
+		}
+		if errno == 0 {
+			t.sp.apply(mem.MakeRange(arg.Down(), mem.PageSize))
+		}
+	}
+	t.sp.cacheAt, t.sp.cache = arg, t.args[:t.sp.Load(arg, t.args[:n])]
 	switch req {
 	case uapi.UFFDIO_REGISTER, uapi.UFFDIO_UNREGISTER:
 		f.owner.reflect(t.span(0, 1))

@@ -32,6 +32,9 @@ func (p *Provider) segv(th *tracee.Thread, sig syscall.Signal) syscall.Signal {
 	if !sp.v.Watches(si.Addr) && !sp.prot.known(si.Addr) {
 		return sig
 	}
+	if p.at.Read(th.Tid()) != nil {
+		return sig
+	}
 	t := p.task(th)
 	t.start(func() { t.fault(si) })
 	return 0
@@ -78,10 +81,7 @@ const mostFaults = 10000
 
 // repeats notes a fault, and ends the program if nothing resolves it.
 func (t *task) repeats(a mem.Addr) bool {
-	r, err := inject.ReadRegisters(t.th.Tid())
-	if err != nil {
-		return true
-	}
+	r := t.at.Registers()
 	if a != t.seenAt || mem.Addr(r.PC) != t.seenPC {
 		t.seenAt, t.seenPC, t.seen = a, mem.Addr(r.PC), 0
 		return false

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/tracee"
 )
 
 // file is a descriptor as the program has it: the reading end of a pipe, of
@@ -34,9 +35,13 @@ type file struct {
 	handles map[*space]int
 	owner   *space // whose faults it takes; nil for the device
 
-	ready   bool // the byte is in the pipe
-	changed bool // in Provider.changed
-	closed  bool
+	// polled is set once somebody has waited for it in another way than by a
+	// read, which we see: only then the pipe must say at once what there is.
+	polled   bool
+	sleepers int  // reads that wait in the kernel
+	ready    bool // the byte is in the pipe
+	changed  bool // in Provider.changed
+	closed   bool
 }
 
 // create makes a descriptor for the thread's process, and returns its number
@@ -71,6 +76,10 @@ func (t *task) number(h, flags int, device bool) int64 {
 	var err syscall.Errno
 	if f.reg, err = t.v.PassFD(h, t.p.registry); err != 0 {
 		t.p.fatal("keep a descriptor", err)
+	}
+	if k := t.p.filters[t.th.Process()]; k != nil {
+		delete(k.reused, fd)
+		delete(k.fds, fd)
 	}
 	f.pending = t.p.registry.OnReadable(f.reg, func() { f.touch() })
 	t.p.files[f.ino] = f
@@ -118,17 +127,39 @@ func (f *file) touch() {
 }
 
 // publish makes the pipe say what there is to read.
-func (f *file) publish() {
+func (f *file) publish() { f.tell(f.polled || f.sleepers > 0) }
+
+func (f *file) tell(now bool) {
 	if f.closed || f.device {
 		return
 	}
 	switch want := f.pending(); {
 	case want == f.ready:
-	case want:
-		_, err := unix.Write(f.write, []byte{0})
-		f.ready = err == nil // EPIPE: nobody is left to read it
-	default:
+	case want && now:
+		_, err := unix.Write(f.write, zeros[:1])
+		f.set(err == nil) // EPIPE: nobody is left to read it
+	case f.ready:
 		f.drain()
+	}
+}
+
+// set notes whether the byte is in the pipe.
+func (f *file) set(ready bool) {
+	if f.ready != ready {
+		f.ready = ready
+		if ready {
+			f.p.ready++
+		} else {
+			f.p.ready--
+		}
+	}
+}
+
+// waited notes that somebody waits for f in the kernel.
+func (f *file) waited() {
+	if !f.polled {
+		f.polled = true
+		f.touch()
 	}
 }
 
@@ -143,7 +174,7 @@ func (f *file) drain() {
 	var b [16]byte
 	_, _ = unix.Read(fd, b[:]) // EAGAIN: the program has read it past us
 	_ = unix.Close(fd)
-	f.ready = false
+	f.set(false)
 }
 
 // close gives up our side.
@@ -151,6 +182,7 @@ func (f *file) close() {
 	if f.closed {
 		return
 	}
+	f.set(false)
 	f.closed = true
 	if f.write >= 0 {
 		_ = unix.Close(f.write)
@@ -159,12 +191,32 @@ func (f *file) close() {
 
 // identify returns the descriptor that fd of a process is, nil if it is none
 // of ours.
-func (p *Provider) identify(pid, fd int) *file {
+func (p *Provider) identify(pr *tracee.Process, fd int) *file {
 	if fd < 0 || len(p.files) == 0 {
 		return nil
 	}
+	known := p.filters[pr]
+	if known == nil {
+		return nil
+	}
+	if f := known.fds[fd]; f != nil && !f.closed {
+		return f
+	}
+	f := p.ask(pr.Pid(), fd)
+	if f != nil && known.numbers[fd] && !known.shared && !known.reused[fd] {
+		if known.fds == nil {
+			known.fds = make(map[int]*file)
+		}
+		known.fds[fd] = f
+	}
+	return f
+}
+
+// ask has the kernel say what fd of a process is.
+func (p *Provider) ask(pid, fd int) *file {
 	var buf [64]byte
-	n, err := unix.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), buf[:])
+	path := append(append(strconv.AppendInt([]byte("/proc/"), int64(pid), 10), "/fd/"...), strconv.Itoa(fd)...)
+	n, err := unix.Readlink(string(path), buf[:])
 	if err != nil {
 		return nil
 	}
@@ -177,6 +229,17 @@ func (p *Provider) identify(pid, fd int) *file {
 		return nil
 	}
 	return p.files[ino]
+}
+
+// forget notes that fd may be another file from now on. The call that makes it
+// so is still to come: what is found under the number meanwhile is not
+// remembered, until a descriptor is made under it.
+func (k *filters) forget(fd int) {
+	delete(k.fds, fd)
+	if k.reused == nil {
+		k.reused = make(map[int]bool)
+	}
+	k.reused[fd] = true
 }
 
 // handle returns the number of f in the mirror of sp.
@@ -210,7 +273,8 @@ func (f *file) abandoned() bool {
 }
 
 // reap ends the descriptors that nobody has any more. The kernel would tell us
-// of them a moment later: what is decided now must not count them in.
+// of them a moment later: what is decided now must not count them in. The caller
+// settles.
 func (p *Provider) reap() {
 	if len(p.files) == 0 {
 		return
@@ -227,7 +291,6 @@ func (p *Provider) reap() {
 			p.release(f)
 		}
 	}
-	p.settle()
 }
 
 func (p *Provider) release(f *file) {

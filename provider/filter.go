@@ -34,10 +34,21 @@ type filters struct {
 	numbers map[int]bool
 	windows []mem.Range
 	buffers []mem.Range // those of the windows that see buffers, too
+
+	// fds are the descriptors that are known by number. It is kept right by
+	// the number's filter, but not where another process, or a thread by
+	// itself, may close them: where they are shared.
+	fds    map[int]*file
+	reused map[int]bool
+	shared bool
 }
 
+// unshare makes nothing be remembered of descriptors.
+func (f *filters) unshare() { f.shared, f.fds = true, nil }
+
 func (f *filters) clone() *filters {
-	return &filters{f.general, maps.Clone(f.numbers), slices.Clone(f.windows), slices.Clone(f.buffers)}
+	return &filters{general: f.general, numbers: maps.Clone(f.numbers), windows: slices.Clone(f.windows),
+		buffers: slices.Clone(f.buffers), shared: f.shared}
 }
 
 // Values that a filter's report carries are not used: the call itself tells.
@@ -175,8 +186,16 @@ func numberFilter(fd int, general bool) []unix.SockFilter {
 			b.ifTrue(unix.BPF_JEQ, uint32(fd), body)
 		})
 	}
-	is(slices.Concat([]uintptr{unix.SYS_READ, unix.SYS_READV, unix.SYS_PREADV2, unix.SYS_DUP, unix.SYS_DUP3}, dup2),
+	is(slices.Concat([]uintptr{unix.SYS_READ, unix.SYS_READV, unix.SYS_PREADV2, unix.SYS_DUP, unix.SYS_DUP3, unix.SYS_CLOSE}, dup2),
 		func() { b.ret(trace) })
+	at := func(arg int, nrs ...uintptr) {
+		b.calls(nrs, func() {
+			b.low(arg)
+			b.ifTrue(unix.BPF_JEQ, uint32(fd), func() { b.ret(trace) })
+		})
+	}
+	at(1, slices.Concat([]uintptr{unix.SYS_DUP3}, dup2)...)
+	at(2, unix.SYS_EPOLL_CTL)
 	is([]uintptr{unix.SYS_FCNTL}, func() {
 		b.low(1)
 		for _, cmd := range []uint32{unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_SETFL} {
@@ -195,7 +214,8 @@ func numberFilter(fd int, general bool) []unix.SockFilter {
 		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, 0xff00)
 		b.ifTrue(unix.BPF_JEQ, 0xaa00, func() { b.ret(trace) })
 	})
-	b.traceAll(slices.Concat(pollCalls, []uintptr{unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD, unix.SYS_FALLOCATE, unix.SYS_FTRUNCATE})...)
+	b.traceAll(slices.Concat(pollCalls, []uintptr{unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD, unix.SYS_FALLOCATE, unix.SYS_FTRUNCATE,
+		unix.SYS_CLOSE_RANGE, unix.SYS_UNSHARE})...)
 	for _, c := range openCalls {
 		b.traceAll(c.nr)
 	}

@@ -52,7 +52,7 @@ func (t *task) openFdinfo(path string, flags int) {
 	if len(part) == 5 && (part[2] == "self" || part[2] == "thread-self" || part[2] == strconv.Itoa(t.th.Process().Pid())) {
 		var err error
 		if fd, err = strconv.Atoi(part[4]); err == nil {
-			f = t.p.identify(t.th.Tid(), fd)
+			f = t.p.identify(t.th.Process(), fd)
 		}
 	}
 	if f == nil || f.device {

@@ -21,7 +21,11 @@ const mostPolled = 64
 // one that blocks: such a one is reported at once.
 func (t *task) poll(c tracee.Call) {
 	if c.Nr != sysPoll && c.Nr != unix.SYS_PPOLL {
-		t.resume(0) // select does not ask for errors
+		// Select does not ask for errors.
+		for _, f := range t.p.files {
+			f.waited()
+		}
+		t.resume(0)
 		return
 	}
 	n := min(int(c.Args[1]), mostPolled)
@@ -29,7 +33,10 @@ func (t *task) poll(c tracee.Call) {
 	fds = fds[:t.sp.Load(addr(c.Args[0]), fds)&^7]
 	var bad []int
 	for i := 0; i < len(fds); i += 8 {
-		f := t.p.identify(t.th.Tid(), int(int32(binary.LittleEndian.Uint32(fds[i:]))))
+		f := t.p.identify(t.th.Process(), int(int32(binary.LittleEndian.Uint32(fds[i:]))))
+		if f != nil {
+			f.waited()
+		}
 		if f != nil && !f.device && t.sp.v.Blocking(t.sp.handle(f)) {
 			bad = append(bad, i)
 		}

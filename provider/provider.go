@@ -55,7 +55,8 @@ type Provider struct {
 	changed  []*file
 	polls    []unix.PollFd // for reap
 	pace     pace
-	told     bool // that filters were installed without privilege
+	at       inject.Stop // of the thread that has stopped last
+	ready    int         // files with the byte in their pipe
 }
 
 // Start launches the program. The caller must Wait for it.
@@ -149,6 +150,9 @@ func (p *Provider) settle() {
 		p.changed = p.changed[:0]
 	}
 	// What was read, or taken back, is not told.
+	if p.ready == 0 {
+		return
+	}
 	for _, f := range p.files {
 		if f.ready {
 			f.publish()
@@ -197,6 +201,9 @@ func (p *Provider) look() {
 			t.v.Interrupt()
 		}
 	}
+	for _, f := range p.files {
+		f.tell(true) // for those who wait in ways that we do not see
+	}
 	p.settle()
 }
 
@@ -211,6 +218,9 @@ func (p *Provider) task(th *tracee.Thread) *task {
 
 // Exec implements [tracee.Handler].
 func (p *Provider) Exec(pr *tracee.Process, old *tracee.Space) {
+	if f := p.filters[pr]; f != nil {
+		f.fds = nil
+	}
 	if old != nil || pr.Compat() {
 		return
 	}
@@ -237,7 +247,12 @@ func (p *Provider) begin(pr *tracee.Process, th *tracee.Thread) {
 // Fork implements [tracee.Handler].
 func (p *Provider) Fork(parent, child *tracee.Process) {
 	if f := p.filters[parent]; f != nil {
-		p.filters[child] = f.clone()
+		c := f.clone()
+		p.filters[child] = c
+		if sharesFiles(parent.Pid(), child.Pid()) {
+			f.unshare()
+			c.unshare()
+		}
 	}
 	sp := p.spaces[parent.Space()]
 	if sp == nil || child.Space() == parent.Space() {
@@ -270,11 +285,13 @@ func (p *Provider) Exited(pr *tracee.Process, _ tracee.Status) { delete(p.filter
 
 // SyscallEnter implements [tracee.Handler].
 func (p *Provider) SyscallEnter(th *tracee.Thread) bool {
-	c, err := th.Call()
-	if err != nil || !c.Native {
+	if p.at.Read(th.Tid()) != nil {
+		return false // dying, or of another ABI
+	}
+	var c tracee.Call
+	if c.Nr, c.Args, c.Native = p.at.Call(); !c.Native {
 		return false
 	}
-	p.reap()
 	if job := p.jobFor(th, c); job != nil {
 		t := p.task(th)
 		t.start(func() { job(t, c) })
@@ -306,8 +323,11 @@ func (p *Provider) refused(th *tracee.Thread, sig syscall.Signal) syscall.Signal
 	if err != nil || si.Code != inject.SysSeccomp {
 		return sig
 	}
-	nr, args, err := inject.RefusedCall(th.Tid())
-	if err != nil || nr != unix.SYS_USERFAULTFD {
+	if p.at.Read(th.Tid()) != nil {
+		return sig
+	}
+	nr, args := p.at.Refused()
+	if nr != unix.SYS_USERFAULTFD {
 		return sig
 	}
 	p.reap()

@@ -47,7 +47,7 @@ func (t *task) read(f *file, c tracee.Call) {
 			t.again(c)
 			return
 		}
-		if !t.pollOwn(c) {
+		if !t.pollOwn(f, c) {
 			return
 		}
 		inKernel, t.native = true, true
@@ -106,7 +106,7 @@ func interrupted(c tracee.Call) bool {
 
 // pollOwn has the thread wait until its own descriptor is readable. It reports
 // false if the thread has died.
-func (t *task) pollOwn(c tracee.Call) bool {
+func (t *task) pollOwn(f *file, c tracee.Call) bool {
 	agent := t.sp.agent
 	if agent == nil {
 		return false
@@ -118,6 +118,9 @@ func (t *task) pollOwn(c tracee.Call) bool {
 	binary.LittleEndian.PutUint32(b, uint32(c.Args[0]))
 	binary.LittleEndian.PutUint32(b[4:], unix.POLLIN)
 	args := [6]uintptr{uintptr(agent.DataAddr()) + uintptr(slot), 1, 0, 0, 0, 0}
+	f.sleepers++
+	defer func() { f.sleepers-- }()
+	f.tell(true)
 	if inject.Rewrite(t.th.Tid(), unix.SYS_PPOLL, args) != nil {
 		return false
 	}
@@ -189,7 +192,7 @@ func (t *task) receive(c tracee.Call) {
 	}
 	if t.call.Errno == 0 {
 		for _, fd := range t.received(c) {
-			if t.p.identify(t.th.Tid(), fd) != nil {
+			if t.p.identify(t.th.Process(), fd) != nil {
 				t.session("install a filter", func(s *inject.Session) error {
 					if err := t.sp.plant(s); err != nil {
 						return err

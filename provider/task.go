@@ -38,6 +38,7 @@ type task struct {
 	// native says that the read which waits is to wait in the kernel.
 	native bool
 	call   tracee.Call // at the exit of a call that the thread was let make
+	at     inject.Stop // in which the job has found the thread
 	away   bool        // it runs on another processor than we
 	stops  int
 	gone   bool // the thread is no more
@@ -93,6 +94,7 @@ func (t *task) loop(yield func(struct{}) bool) {
 // the job lets it go.
 func (t *task) start(job func()) {
 	t.th.Keep()
+	t.at = t.p.at
 	t.job = job
 	t.p.pace.stopped(t)
 	t.next()
@@ -162,7 +164,7 @@ func (t *task) exited() {
 // skip ends the call before which the thread stands with ret, a value or a
 // negated errno.
 func (t *task) skip(ret int64) {
-	if t.gone || inject.Skip(t.th.Tid(), uintptr(ret)) != nil {
+	if t.gone || t.at.Skip(uintptr(ret)) != nil {
 		return // its death is reported
 	}
 	t.resume(0)

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/faultline-go/faultline/internal/inject"
 	"github.com/faultline-go/faultline/internal/insn"
 	"github.com/faultline-go/faultline/internal/sysargs"
 	"github.com/faultline-go/faultline/mem"
@@ -86,10 +85,7 @@ func (t *task) lost() bool {
 // decode reports whether the instruction at which the thread stands writes to
 // a. Nothing but the flag of a message depends on it.
 func (t *task) decode(a mem.Addr) bool {
-	r, err := inject.ReadRegisters(t.th.Tid())
-	if err != nil {
-		return false
-	}
+	r := t.at.Registers()
 	var code [16]byte
 	n := t.sp.Load(addr(r.PC), code[:])
 	write, _ := insn.Writes(code[:n], a, insn.Regs{SI: r.SI, DI: r.DI, SP: r.SP})

@@ -198,6 +198,9 @@ func (r *relay) match(sig int, at time.Time) bool {
 // saw notes that the root program gets a signal, if it is one of which the
 // supervisor may have got a copy.
 func (r *relay) saw(th *Thread, sig int) {
+	if isFault(sig) {
+		return // meant for the thread alone
+	}
 	if r == nil || th.proc != r.t.root || sig <= 0 || sig >= len(r.got) {
 		return
 	}

@@ -16,18 +16,35 @@ import (
 // session: one or two requests each. All errors match ErrGone if the thread is
 // dead. For the tracer's thread only.
 
-// Skip lets a thread at a seccomp stop go on as if its call had returned ret.
-func Skip(tid int, ret uintptr) error {
-	var r regs
-	if err := getRegs(tid, &r); err != nil {
-		return err
-	}
-	if err := cancelCall(tid, &r); err != nil {
-		return err
-	}
-	setResult(&r, ret)
-	return setRegs(tid, &r)
+// Stop is a thread that is stopped, with its registers as they were read.
+type Stop struct {
+	tid int
+	r   regs
 }
+
+// Read reads the registers of a stopped thread. The error matches ErrForeign
+// for a thread in 32-bit mode.
+func (s *Stop) Read(tid int) error {
+	s.tid = tid
+	return getRegs(tid, &s.r)
+}
+
+// Call returns the call that the thread is about to make, at a seccomp stop. ok
+// is false for one that has another ABI's number.
+func (s *Stop) Call() (nr uintptr, args [6]uintptr, ok bool) {
+	nr, args, err := callAt(s.tid, &s.r)
+	return nr, args, err == nil && (x32 == 0 || nr&uintptr(x32) == 0)
+}
+
+// Refused returns the call that a filter has answered by RET_TRAP, at the stop
+// of the signal.
+func (s *Stop) Refused() (nr uintptr, args [6]uintptr) { return refusedCall(&s.r) }
+
+// Registers returns those that tell what an instruction does to memory.
+func (s *Stop) Registers() Registers { return registers(&s.r) }
+
+// Skip lets a thread at a seccomp stop go on as if its call had returned ret.
+func (s *Stop) Skip(ret uintptr) error { return skipCall(s.tid, &s.r, ret) }
 
 // Return changes what a call returns, at its exit stop, or at the stop of the
 // signal that a filter answered it with (SECCOMP_RET_TRAP).
@@ -89,28 +106,6 @@ type Registers struct {
 	SP uintptr
 	// SI and DI are the string registers of amd64, 0 elsewhere.
 	SI, DI uintptr
-	// Call is the number of the call that RET_TRAP has refused.
-	Call uintptr
-}
-
-// ReadRegisters reads them.
-func ReadRegisters(tid int) (Registers, error) {
-	var r regs
-	if err := getRegs(tid, &r); err != nil {
-		return Registers{}, err
-	}
-	return registers(&r), nil
-}
-
-// RefusedCall returns the call that a filter has answered by RET_TRAP, at the
-// stop of the signal.
-func RefusedCall(tid int) (nr uintptr, args [6]uintptr, err error) {
-	var r regs
-	if err := getRegs(tid, &r); err != nil {
-		return 0, args, err
-	}
-	nr, args = refusedCall(&r)
-	return nr, args, nil
 }
 
 // Signal is what is known of a signal that is about to be delivered.

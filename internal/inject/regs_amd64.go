@@ -127,11 +127,17 @@ func restoreCall(r *regs, nr uintptr, args *[6]uintptr, ret uintptr) {
 }
 
 func registers(r *regs) Registers {
-	return Registers{PC: uintptr(r.Rip), SP: uintptr(r.Rsp), SI: uintptr(r.Rsi), DI: uintptr(r.Rdi), Call: uintptr(r.Rax)}
+	return Registers{PC: uintptr(r.Rip), SP: uintptr(r.Rsp), SI: uintptr(r.Rsi), DI: uintptr(r.Rdi)}
 }
 
 // refusedCall reads a call that was rolled back: all is as before it.
 func refusedCall(r *regs) (nr uintptr, args [6]uintptr) {
 	return uintptr(r.Rax), [6]uintptr{uintptr(r.Rdi), uintptr(r.Rsi), uintptr(r.Rdx),
 		uintptr(r.R10), uintptr(r.R8), uintptr(r.R9)}
+}
+
+// skipCall ends the call that a thread is about to make with a result.
+func skipCall(tid int, r *regs, ret uintptr) error {
+	setResult(r, ret)
+	return setRegs(tid, r)
 }

@@ -127,7 +127,7 @@ func restoreCall(r *regs, nr uintptr, args *[6]uintptr, ret uintptr) {
 }
 
 func registers(r *regs) Registers {
-	return Registers{PC: uintptr(r.Pc), SP: uintptr(r.Sp), Call: uintptr(r.Regs[8])}
+	return Registers{PC: uintptr(r.Pc), SP: uintptr(r.Sp)}
 }
 
 // refusedCall reads a call that was rolled back: all is as before it.
@@ -136,4 +136,13 @@ func refusedCall(r *regs) (nr uintptr, args [6]uintptr) {
 		args[i] = uintptr(r.Regs[i])
 	}
 	return uintptr(r.Regs[8]), args
+}
+
+// skipCall ends the call that a thread is about to make with a result.
+func skipCall(tid int, r *regs, ret uintptr) error {
+	if err := cancelCall(tid, r); err != nil {
+		return err
+	}
+	setResult(r, ret)
+	return setRegs(tid, r)
 }
