@@ -104,6 +104,14 @@ func (b *bpf) calls(nrs []uintptr, body func()) {
 	(*b)[at].K = uint32(len(*b) - at - 1)
 }
 
+// only is calls for what the filter looks at in no other place.
+func (b *bpf) only(nrs []uintptr, body func()) {
+	b.calls(nrs, func() {
+		body()
+		b.ret(allow)
+	})
+}
+
 func (b *bpf) traceAll(nrs ...uintptr) { b.calls(nrs, func() { b.ret(trace) }) }
 
 // slack is how far below a window a buffer may begin that is still looked at
@@ -137,17 +145,13 @@ func (b *bpf) within(arg, n int, r mem.Range, body func()) {
 	b.ifTrue(unix.BPF_JGT, slack, body)
 }
 
-// begin lets calls of other architectures and of our agents go.
-func begin() *bpf {
-	b := &bpf{}
-	b.load(offArch)
-	b.ifFalse(unix.BPF_JEQ, auditArch, func() { b.ret(allow) })
+// ours lets the calls of our agents go.
+func (b *bpf) ours() {
 	home := inject.Home()
 	b.load(offIP + 4)
 	b.ifTrue(unix.BPF_JGE, uint32(home.Start>>32), func() {
 		b.ifFalse(unix.BPF_JGT, uint32(home.End>>32), func() { b.ret(allow) })
 	})
-	return b
 }
 
 func (b *bpf) end() []unix.SockFilter {
@@ -177,51 +181,43 @@ func firstFilter() []unix.SockFilter {
 }
 
 // numberFilter sees what is done with a descriptor, and with descriptors in
-// general if that is set.
+// general if that is set. What programs call most is let go first. That a call
+// is of another ABI is noticed when it is reported.
 func numberFilter(fd int, general bool) []unix.SockFilter {
-	b := begin()
-	is := func(nrs []uintptr, body func()) {
-		b.calls(nrs, func() {
-			b.low(0)
-			b.ifTrue(unix.BPF_JEQ, uint32(fd), body)
-		})
+	b := &bpf{}
+	report := func() { b.ret(trace) }
+	is := func(arg int) {
+		b.low(arg)
+		b.ifTrue(unix.BPF_JEQ, uint32(fd), report)
 	}
-	is(slices.Concat([]uintptr{unix.SYS_READ, unix.SYS_READV, unix.SYS_PREADV2, unix.SYS_DUP, unix.SYS_DUP3, unix.SYS_CLOSE}, dup2),
-		func() { b.ret(trace) })
-	at := func(arg int, nrs ...uintptr) {
-		b.calls(nrs, func() {
-			b.low(arg)
-			b.ifTrue(unix.BPF_JEQ, uint32(fd), func() { b.ret(trace) })
-		})
-	}
-	at(1, slices.Concat([]uintptr{unix.SYS_DUP3}, dup2)...)
-	at(2, unix.SYS_EPOLL_CTL)
-	is([]uintptr{unix.SYS_FCNTL}, func() {
+	b.only([]uintptr{unix.SYS_READ, unix.SYS_READV, unix.SYS_PREADV2, unix.SYS_DUP, unix.SYS_CLOSE}, func() { is(0) })
+	b.only(slices.Concat([]uintptr{unix.SYS_DUP3}, dup2), func() { is(0); is(1) })
+	b.only([]uintptr{unix.SYS_EPOLL_CTL}, func() { is(2) })
+	b.only([]uintptr{unix.SYS_FCNTL}, func() {
 		b.low(1)
 		for _, cmd := range []uint32{unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_SETFL} {
-			b.ifTrue(unix.BPF_JEQ, cmd, func() { b.ret(trace) })
+			b.ifTrue(unix.BPF_JEQ, cmd, func() { is(0); b.ret(allow) })
 		}
 	})
-	is([]uintptr{unix.SYS_IOCTL}, func() {
+	b.only([]uintptr{unix.SYS_IOCTL}, func() {
 		b.low(1)
-		b.ifTrue(unix.BPF_JEQ, fionbio, func() { b.ret(trace) })
+		b.ifTrue(unix.BPF_JEQ, fionbio, func() { is(0); b.ret(allow) })
+		if general {
+			b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, 0xff00)
+			b.ifTrue(unix.BPF_JEQ, 0xaa00, report)
+		}
 	})
 	if !general {
 		return b.end()
 	}
-	b.calls([]uintptr{unix.SYS_IOCTL}, func() {
-		b.low(1)
-		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, 0xff00)
-		b.ifTrue(unix.BPF_JEQ, 0xaa00, func() { b.ret(trace) })
-	})
-	b.traceAll(slices.Concat(pollCalls, []uintptr{unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD, unix.SYS_FALLOCATE, unix.SYS_FTRUNCATE,
-		unix.SYS_CLOSE_RANGE, unix.SYS_UNSHARE})...)
+	b.only(slices.Concat(pollCalls, []uintptr{unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD,
+		unix.SYS_FALLOCATE, unix.SYS_FTRUNCATE, unix.SYS_CLOSE_RANGE, unix.SYS_UNSHARE}), report)
 	for _, c := range openCalls {
-		b.traceAll(c.nr)
+		b.only([]uintptr{c.nr}, report)
 	}
-	b.calls([]uintptr{unix.SYS_RT_SIGACTION}, func() {
+	b.only([]uintptr{unix.SYS_RT_SIGACTION}, func() {
 		b.low(0)
-		b.ifTrue(unix.BPF_JEQ, uint32(unix.SIGSEGV), func() { b.ret(trace) })
+		b.ifTrue(unix.BPF_JEQ, uint32(unix.SIGSEGV), report)
 	})
 	return b.end()
 }
@@ -229,25 +225,27 @@ func numberFilter(fd int, general bool) []unix.SockFilter {
 // windowFilter sees the calls that change memory in r, and with buffers set
 // those that use it.
 func windowFilter(r mem.Range, buffers bool) []unix.SockFilter {
-	b := begin()
+	b := &bpf{}
+	report := func() { b.ret(trace) }
 	if buffers {
 		b.uses(r)
+	} else {
+		b.ours()
 	}
-	report := func() { b.ret(trace) }
-	b.calls([]uintptr{unix.SYS_MUNMAP, unix.SYS_MPROTECT, unix.SYS_PKEY_MPROTECT, unix.SYS_MADVISE,
+	b.only([]uintptr{unix.SYS_MUNMAP, unix.SYS_MPROTECT, unix.SYS_PKEY_MPROTECT, unix.SYS_MADVISE,
 		unix.SYS_MLOCK, unix.SYS_MLOCK2}, func() { b.within(0, 1, r, report) })
-	b.calls([]uintptr{unix.SYS_MREMAP}, func() {
+	b.only([]uintptr{unix.SYS_MREMAP}, func() {
 		b.within(0, 1, r, report)
 		b.low(3)
 		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.MREMAP_FIXED)
 		b.ifTrue(unix.BPF_JEQ, unix.MREMAP_FIXED, func() { b.within(4, 2, r, report) })
 	})
-	b.calls([]uintptr{unix.SYS_MMAP}, func() {
+	b.only([]uintptr{unix.SYS_MMAP}, func() {
 		b.low(3)
 		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.MAP_FIXED)
 		b.ifTrue(unix.BPF_JEQ, unix.MAP_FIXED, func() { b.within(0, 1, r, report) })
 	})
-	b.calls([]uintptr{unix.SYS_BRK}, func() { b.within(0, -1, r, report) })
+	b.only([]uintptr{unix.SYS_BRK}, func() { b.within(0, -1, r, report) })
 	return b.end()
 }
 
@@ -278,12 +276,14 @@ func (b *bpf) uses(r mem.Range) {
 	}
 	// What programs call most comes first.
 	slices.SortStableFunc(groups, func(x, y *group) int { return hot(y.nrs) - hot(x.nrs) })
-	for _, g := range groups {
-		b.calls(g.nrs, func() {
+	for i, g := range groups {
+		if i == 1 {
+			b.ours() // they read and write nothing
+		}
+		b.only(g.nrs, func() {
 			for _, a := range g.args {
 				b.within(a.Arg, a.LenArg, r, func() { b.ret(trace) })
 			}
-			b.ret(allow)
 		})
 	}
 	b.traceAll(indirect...)

@@ -45,7 +45,7 @@ const (
 	enough = 64
 	// lookEvery is how many stops of a thread there are between looks at where
 	// it runs.
-	lookEvery = 3
+	lookEvery = 16
 	// quiet ends it.
 	quiet = 20 * time.Millisecond
 	// starved is how long our thread may wait for a processor between two
