@@ -9,6 +9,8 @@
 //	provide reads N     N reads of 64 bytes, with a descriptor and a registered
 //	                    range elsewhere
 //	provide alone N     the same without a descriptor
+//	provide work N      N rounds of what programs do: compute, allocate, open and
+//	                    read files, make threads
 //
 // It prints one JSON object: nanoseconds for each, and for faults quantiles.
 
@@ -108,7 +110,7 @@ static void faults(int n)
 		}
 	}
 	qsort(took, n, sizeof *took, less);
-	printf("{\"faults\":%d,\"p50\":%.0f,\"p90\":%.0f,\"p99\":%.0f,\"max\":%.0f}\n", n,
+	printf("{\"faults\":%d,\"p50_ns\":%.0f,\"p90_ns\":%.0f,\"p99_ns\":%.0f,\"max_ns\":%.0f}\n", n,
 	       took[n / 2], took[n * 9 / 10], took[n * 99 / 100], took[n - 1]);
 }
 
@@ -118,7 +120,7 @@ static void copies(int n, int pages)
 	double from = now();
 	for (int i = 0; i + pages <= n; i += pages)
 		copy(p + (size_t)i * PAGE, (size_t)pages * PAGE);
-	printf("{\"each\":%.1f}\n", (now() - from) / n);
+	printf("{\"each_ns\":%.1f}\n", (now() - from) / n);
 }
 
 static void reads(int n, int with)
@@ -131,7 +133,39 @@ static void reads(int n, int with)
 	for (int i = 0; i < n; i++)
 		if (read(zero, b, sizeof b) != sizeof b)
 			die("read");
-	printf("{\"each\":%.1f}\n", (now() - from) / n);
+	printf("{\"each_ns\":%.1f}\n", (now() - from) / n);
+}
+
+static void *nothing(void *unused)
+{
+	return unused;
+}
+
+static void work(int n)
+{
+	unsigned long sum = 0;
+	for (int i = 0; i < n; i++) {
+		size_t size = 1 << 20;
+		unsigned char *p = malloc(size);
+		if (p == NULL)
+			die("malloc");
+		memset(p, i, size);
+		for (int k = 0; k < 20; k++)
+			for (size_t j = 0; j < size; j++)
+				sum = sum * 31 + p[j];
+		free(p);
+		for (int k = 0; k < 10; k++) {
+			int f = open("/proc/self/stat", O_RDONLY);
+			char b[512];
+			sum += read(f, b, sizeof b);
+			close(f);
+		}
+		pthread_t t;
+		if (pthread_create(&t, NULL, nothing, NULL))
+			die("pthread_create");
+		pthread_join(t, NULL);
+	}
+	fprintf(stderr, "%lu\n", sum);
 }
 
 int main(int argc, char **argv)
@@ -151,6 +185,8 @@ int main(int argc, char **argv)
 		reads(n, 1);
 	else if (!strcmp(argv[1], "alone"))
 		reads(n, 0);
+	else if (!strcmp(argv[1], "work"))
+		work(n);
 	else
 		return 2;
 	return 0;
