@@ -92,3 +92,40 @@ func TestInterruptAll(t *testing.T) {
 	tr.Kill()
 	within(t, "the end", tr.Done())
 }
+
+// forkCounter counts them.
+type forkCounter struct {
+	NopHandler
+	n int
+}
+
+func (h *forkCounter) Fork(_, _ *Process) { h.n++ }
+
+// An interrupt that comes when the thread is on its way into another stop is
+// forgotten by the kernel, and made again.
+func TestInterruptMeetsStop(t *testing.T) {
+	const forks = 1000
+	h := &forkCounter{}
+	tr := launched(t, h, tool(t, "tasks"), "many")
+	var root *Thread
+	tr.Do(func() { root = tr.root.Threads()[0] })
+	tr.Continue()
+	for asked := 0; ; asked++ {
+		done, before := make(chan struct{}), forks
+		tr.Do(func() {
+			before = h.n
+			root.Interrupt(func() { close(done) })
+		})
+		select {
+		case <-done:
+			continue
+		case <-tr.RootExited():
+		}
+		// It has ended without another stop: all of its forks lie behind it.
+		if before != forks {
+			t.Errorf("interrupt %d, after %d forks, was not answered", asked, before)
+		}
+		break
+	}
+	within(t, "the end", tr.Done())
+}
