@@ -109,6 +109,7 @@ func newRoot() *cobra.Command {
 		newDoctor(),
 		newModel(),
 		newRun(),
+		newTrace(),
 		newVersion(),
 	)
 	root.AddCommand(topics()...)
