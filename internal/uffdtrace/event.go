@@ -83,11 +83,14 @@ type Descriptor struct {
 	// Last is set if with this number the last one of the File is gone, as
 	// far as the tree is concerned.
 	Last bool
-	// By says what has made or closed it: the name of a call, or "fork",
-	// "exec", "exit", "FORK" for a message, and "found" for what was there
-	// when it was seen first.
+	// By says what has made or closed it: the name of a call, "start", "fork",
+	// "exec", "exit", "FORK" for a message, and Found for what nothing was
+	// seen of but the result.
 	By string
 }
+
+// Found is in Descriptor.By.
+const Found = "found"
 
 // Change says what has become of a process.
 type Change string

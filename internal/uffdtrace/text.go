@@ -267,4 +267,15 @@ func (p *Process) line() string {
 	return head(p.PID, p.At) + "+++ " + strings.Join(parts, ", ") + " +++\n"
 }
 
+// line is the line of a descriptor, empty if other lines have told of it.
+func (d *Descriptor) line() string {
+	switch {
+	case d.By != Found:
+		return ""
+	case d.Closed:
+		return fmt.Sprintf("%s+++ has no userfaultfd %d any more +++\n", head(d.PID, d.At), d.FD)
+	}
+	return fmt.Sprintf("%s+++ has userfaultfd %d +++\n", head(d.PID, d.At), d.FD)
+}
+
 func (n *Note) line() string { return head(n.PID, n.At) + "--- " + n.Text + " ---\n" }

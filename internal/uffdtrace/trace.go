@@ -93,6 +93,8 @@ func (t *Trace) Descriptor(d *Descriptor) {
 	}
 	if t.json {
 		t.write(d.json())
+	} else {
+		t.write(d.line())
 	}
 }
 

@@ -96,9 +96,9 @@ func (w *watcher) fileAt(th *tracee.Thread, p *process, fd int) uffdtrace.File {
 	f, known := p.table.files[fd]
 	switch is := isUserfaultfd(th.Tid(), fd); {
 	case is && !known:
-		return w.add(p, th.Tid(), fd, 0, "found")
+		return w.add(p, th.Tid(), fd, 0, uffdtrace.Found)
 	case !is && known:
-		w.drop(p, fd, "found") // closed in a way that we do not see, such as io_uring(7)
+		w.drop(p, fd, uffdtrace.Found) // closed in a way that we do not see, such as io_uring(7)
 		return 0
 	}
 	return f
@@ -245,6 +245,9 @@ func (w *watcher) exitReceive(th *tracee.Thread, p *process, c *call) {
 	}
 	w.sink.Call(&c.Call)
 	for _, fd := range c.Passed {
+		if _, found := p.table.files[fd]; found {
+			continue // when another thread was interrupted in the meantime
+		}
 		w.files.send(w.add(p, th.Tid(), fd, 0, c.Name), false)
 	}
 }

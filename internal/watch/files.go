@@ -102,26 +102,27 @@ func (r *registry) release(f uffdtrace.File) (last bool) {
 }
 
 // identify finds out which File a descriptor is that has appeared in a process,
-// by comparing it with one of each that the processes of ps have. If all of its
-// descriptors have been closed meanwhile it is the one that was sent away
-// longest ago. Otherwise it comes from outside of the tree, and is new.
+// by comparing it with one of each that the processes of ps have. If none of its
+// other descriptors is open any more, as when the sender has closed it right
+// after it was sent, it is the one of those that was made first. Otherwise it
+// comes from outside of the tree, and is new.
 func (r *registry) identify(tid, fd int, ps map[int]*process) uffdtrace.File {
-	seen := map[uffdtrace.File]bool{}
+	others := map[uffdtrace.File]bool{}
 	for pid, p := range ps {
 		for n, f := range p.table.files {
-			if seen[f] || pid == tid && n == fd {
+			if others[f] || pid == tid && n == fd {
 				continue
 			}
-			// An error: one of them is gone, or the kernel cannot tell.
+			// An error: it is closed already, or the kernel cannot tell.
 			same, err := sys.SameFile(pid, n, tid, fd)
 			if same {
 				return f
 			}
-			seen[f] = err == nil
+			others[f] = err == nil
 		}
 	}
 	for _, f := range slices.Sorted(maps.Keys(r.known)) {
-		if k := r.known[f]; k.sent && k.holders == 0 {
+		if r.known[f].sent && !others[f] {
 			return f
 		}
 	}

@@ -13,6 +13,3 @@ var x32 uint32
 
 // overDescriptor are the calls that put a descriptor in the place of another.
 var overDescriptor = []uint32{unix.SYS_DUP3}
-
-// sysVfork is no call: vfork(3) is clone(2).
-const sysVfork = ^uintptr(0)

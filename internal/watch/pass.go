@@ -6,10 +6,6 @@ package watch
 
 import (
 	"encoding/binary"
-	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -80,29 +76,4 @@ func parseRights(b []byte) (fds []int) {
 		b = b[min((n+7)&^7, uint64(len(b))):]
 	}
 	return fds
-}
-
-// willReceive reports whether a thread receives a message, or may be about to.
-// With waits set it sleeps until a child of it goes its way, and cannot be
-// stopped before.
-func willReceive(pid, tid int) (receives, waits bool) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pid, tid))
-	if err != nil {
-		return false, false // it is gone
-	}
-	word, _, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
-	if word == "running" {
-		return true, false
-	}
-	nr, err := strconv.Atoi(word)
-	if err != nil {
-		return true, false
-	}
-	switch uintptr(nr) {
-	case unix.SYS_RECVMSG, unix.SYS_RECVMMSG:
-		return true, false
-	case unix.SYS_CLONE, unix.SYS_CLONE3, sysVfork:
-		return false, true
-	}
-	return false, false
 }

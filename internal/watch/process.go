@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/uffdtrace"
 	"github.com/faultline-go/faultline/tracee"
 )
 
@@ -136,37 +137,24 @@ func (w *watcher) install(th *tracee.Thread, p *process) error {
 	return errors.Join(err, s.Close())
 }
 
-// coverAll makes all other threads come to a stop that may be about to receive a
-// descriptor, and one of each process in any case, so that its filter is there
-// before it receives one. Those that have it by then will be found.
+// coverAll interrupts the threads of all processes that have no filter yet for
+// what they receive, so that it is there before any of them receives a
+// descriptor that is about to be sent. Those that have it by then are found.
 //
-// A thread in recvmsg(2) begins the call anew and comes to the filter. One that
-// has received the message by the time that it is interrupted stops at the end
-// of the call, before the program sees its result.
+// A thread that sleeps in recvmsg(2) begins the call anew and comes to the
+// filter. One that has the message by the time that it is interrupted stops at
+// the end of the call, before the program sees its result. It takes all threads,
+// since each of them may be woken by the message and call recvmsg before another
+// has stopped.
 func (w *watcher) coverAll(sender *tracee.Thread) {
 	for _, p := range w.procs {
 		if p.has(kindReceiver) || p.blind {
 			continue
 		}
-		var chosen, rest []*tracee.Thread
 		for _, th := range p.p.Threads() {
-			if th == sender {
-				continue // at the end of its call
+			if th != sender { // which comes to a stop anyway, at the end of its call
+				th.Interrupt(func() { w.interrupted(th) })
 			}
-			switch receives, waits := willReceive(p.p.Pid(), th.Tid()); {
-			case receives:
-				chosen = append(chosen, th)
-			case waits:
-				rest = append(rest, th)
-			default:
-				rest = append([]*tracee.Thread{th}, rest...)
-			}
-		}
-		if len(chosen) == 0 && len(rest) > 0 {
-			chosen = rest[:1]
-		}
-		for _, th := range chosen {
-			th.Interrupt(func() { w.interrupted(th) })
 		}
 	}
 }
@@ -179,8 +167,16 @@ func (w *watcher) interrupted(th *tracee.Thread) {
 	}
 	for _, fd := range userfaultfds(th.Tid()) {
 		if _, known := p.table.files[fd]; !known {
-			w.add(p, th.Tid(), fd, 0, "recvmsg")
+			w.files.send(w.add(p, th.Tid(), fd, 0, uffdtrace.Found), false)
 		}
 	}
-	w.cover(th, p)
+	if len(p.lacking(w.passing)) > 0 && !p.blind {
+		w.cover(th, p)
+		return
+	}
+	// With a session the call that the thread sleeps in goes on also where it
+	// would end with EINTR, such as epoll_wait(2).
+	if s, err := inject.Open(th.Tid()); err == nil {
+		_ = s.Close() // an error means that the thread dies
+	}
 }

@@ -168,7 +168,7 @@ func (w *watcher) start(p *tracee.Process) {
 		fds := userfaultfds(th.Tid())
 		w.sink.Process(&uffdtrace.Process{At: w.now(), PID: p.Pid(), Change: uffdtrace.Started, Holds: fds})
 		for _, fd := range fds {
-			w.add(pr, th.Tid(), fd, 0, "found")
+			w.add(pr, th.Tid(), fd, 0, "start")
 		}
 		w.cover(th, pr)
 	}
@@ -231,7 +231,12 @@ func sharesFiles(parent, child *tracee.Process) bool {
 }
 
 // Thread is tracee.Handler's.
-func (w *watcher) Thread(*tracee.Thread, mem.Addr) {}
+func (w *watcher) Thread(th *tracee.Thread, _ mem.Addr) {
+	// Made by one that coverAll has interrupted too late.
+	if p := w.procs[th.Process().Pid()]; w.passing && p != nil && !p.has(kindReceiver) && !p.blind {
+		th.Interrupt(func() { w.interrupted(th) })
+	}
+}
 
 // SpaceGone is tracee.Handler's.
 func (w *watcher) SpaceGone(s *tracee.Space) { w.memory.forget(s) }
