@@ -138,10 +138,11 @@ func (c *Call) argument() (argument, bool) {
 }
 
 // answer returns the words of a that the kernel has written. After most errors
-// it has written none, and what is as before the call is left out.
+// it has written none, and what is as before the call is left out; after EAGAIN
+// it has.
 func (c *Call) answer(a *argument) (told []field) {
 	for i, f := range a.told {
-		if !c.Ended && (c.Errno == 0 || !a.same[i]) {
+		if !c.Ended && (c.Errno == 0 || !a.same[i] || c.Errno == eagain && f.form == asResult) {
 			told = append(told, f)
 		}
 	}

@@ -97,7 +97,11 @@ func (w *watcher) cover(th *tracee.Thread, p *process) {
 		return // its next stop will do
 	}
 	p.blind = true
-	w.note(p.p.Pid(), fmt.Sprintf("what it reads from descriptors and does with them is not seen from here on: %v", err))
+	w.note(p.p.Pid(), fmt.Sprintf("what it reads, closes and passes on is not seen from here on: %v", err))
+	if len(p.table.files) > 0 && !w.passing {
+		w.passing = true // it may send them away, and we would not know
+		w.coverAll(th)
+	}
 }
 
 // coverSharers does the same for the processes that share the table of p, as
