@@ -76,6 +76,24 @@ func filterCount(tid int) int {
 	return n
 }
 
+// ours returns how many filters a thread has besides those that all have had
+// from the start, -1 if that cannot be known.
+func (w *watcher) ours(tid int) int {
+	n := filterCount(tid)
+	if n < 0 || w.baseline < 0 {
+		return -1
+	}
+	return n - w.baseline
+}
+
+// recount forgets filters that a child has not got: it was made before its
+// parent got the last ones, and we have heard of it only after that.
+func (w *watcher) recount(tid int, p *process) {
+	if n := w.ours(tid); n >= 0 && n < len(p.filters) {
+		p.filters = p.filters[:n]
+	}
+}
+
 // errOwnFilter is why nothing is injected into a process: a filter of its own
 // may answer to our calls by killing it.
 var errOwnFilter = errors.New("it has a seccomp filter of its own")
@@ -119,14 +137,8 @@ func (w *watcher) coverSharers(p *process) {
 }
 
 func (w *watcher) install(th *tracee.Thread, p *process) error {
-	if n := filterCount(th.Tid()); n >= 0 && w.baseline >= 0 {
-		ours := n - w.baseline
-		if ours > len(p.filters) {
-			return errOwnFilter
-		}
-		// A child that was made before its parent got the last ones, of which
-		// we have heard only now.
-		p.filters = p.filters[:max(ours, 0)]
+	if n := w.ours(th.Tid()); n > len(p.filters) {
+		return errOwnFilter
 	}
 	s, err := inject.Open(th.Tid())
 	if err != nil {

@@ -39,11 +39,7 @@ type Watch struct {
 // If it fails the program has not run. The error is a [*tracee.StartError] if
 // there is no such program.
 func Start(o Options) (*Watch, error) {
-	w := &watcher{
-		sink: o.Sink, started: time.Now(),
-		procs: map[int]*process{}, calls: map[*tracee.Thread]*call{},
-		memory: newMemory(), files: newRegistry(), baseline: -1,
-	}
+	w := newWatcher(o.Sink)
 	t, err := tracee.Start(tracee.Options{Path: o.Path, Argv: o.Argv, Env: o.Env, Handler: w})
 	if err != nil {
 		return nil, err
@@ -87,6 +83,14 @@ type watcher struct {
 	files    *registry
 	baseline int  // filters that the program has inherited from us, -1 if not known
 	passing  bool // a userfaultfd has been sent in a message
+}
+
+func newWatcher(sink uffdtrace.Sink) *watcher {
+	return &watcher{
+		sink: sink, started: time.Now(),
+		procs: map[int]*process{}, calls: map[*tracee.Thread]*call{},
+		memory: newMemory(), files: newRegistry(), baseline: -1,
+	}
 }
 
 func (w *watcher) now() time.Duration { return time.Since(w.started) }
@@ -215,6 +219,9 @@ func (w *watcher) Fork(parent, child *tracee.Process) {
 		w.add(pr, child.Pid(), fd, by.table.files[fd], "fork")
 	}
 	for _, th := range child.Threads() {
+		if len(pr.filters) > 1 {
+			w.recount(th.Tid(), pr)
+		}
 		w.cover(th, pr)
 	}
 }
