@@ -66,9 +66,6 @@ func (w *Watch) Wait() (tracee.Status, time.Duration, error) {
 	return s, elapsed, err
 }
 
-// Kill ends the whole tree at once.
-func (w *Watch) Kill() { w.tracer.Kill() }
-
 // watcher is told what happens in the tree. All of it belongs to the tracer's
 // thread.
 type watcher struct {
