@@ -161,6 +161,12 @@ func (t *Tracer) callStop(th *Thread) {
 // eventStop handles a PTRACE_EVENT_STOP: a group stop, if sig is a stop
 // signal, or else an answer to PTRACE_INTERRUPT or SIGCONT.
 func (t *Tracer) eventStop(th *Thread, sig int) {
+	if f := th.onStop; f != nil {
+		th.onStop = nil
+		f()
+		t.settle(th)
+		return
+	}
 	if len(th.proc.Space().reqs) != 0 {
 		t.answer(th)
 		t.settle(th)
@@ -217,6 +223,11 @@ func (t *Tracer) resume(th *Thread, sig int) {
 		req = unix.PTRACE_SYSCALL
 	}
 	th.state = running
+	if th.onStop != nil {
+		// The kernel forgets an interrupt when the thread stops for anything
+		// else, as it has done.
+		_ = ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0)
+	}
 	_ = ptrace(req, th.tid, 0, uintptr(sig))
 }
 

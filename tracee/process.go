@@ -114,6 +114,7 @@ type Thread struct {
 	taken    bool    // Keep was called in the callback that is under way
 	vforking bool    // blocked until its vfork child is gone its way
 	holds    *Thread // parent that waits for this child's first stop
+	onStop   func()  // of Interrupt, until it has been called
 }
 
 // Tid returns the thread id, as seen from the supervisor.

@@ -55,6 +55,8 @@ var only = []struct {
 	{"vkernel", []string{"mem", "uffd/uapi", "internal/interval", "internal/waitq", "internal/bitmap"}},
 	{"internal/sys", []string{"mem", "uffd/uapi"}},
 	{"internal/size", nil},
+	{"internal/bpf", nil},
+	{"internal/uffdtrace", []string{"mem", "uffd/uapi"}},
 	{"internal/model", []string{"mem", "uffd/uapi", "vkernel", "internal/interval", "internal/waitq", "internal/bitmap"}},
 	{"conformance", []string{"mem", "uffd/uapi", "vkernel", "internal/interval", "internal/waitq", "internal/bitmap"}},
 }
@@ -74,6 +76,8 @@ var never = []struct {
 		"it controls a process and has no policy"},
 	{"runner", []string{"vkernel", "provider", "internal/cli"}, nil,
 		"it serves commands and does not know them"},
+	{"internal/watch", []string{"pager", "store", "vkernel", "runner", "provider", "uffd", "internal/cli"}, []string{"uffd/uapi"},
+		"it sees what programs do and does nothing itself"},
 	{"internal/doctor", []string{"pager", "store", "tracee", "runner", "internal/cli"}, nil,
 		"run asks it before it does anything else"},
 }
@@ -93,7 +97,7 @@ var doors = map[string][]string{
 
 // noCalls are the trees without any system call, so that they build and run
 // on every system.
-var noCalls = []string{"mem", "uffd/uapi", "vkernel", "internal/model"}
+var noCalls = []string{"mem", "uffd/uapi", "vkernel", "internal/model", "internal/uffdtrace"}
 
 // errnoOnly are those of noCalls that may import syscall for its errnos.
 var errnoOnly = []string{"vkernel", "internal/model"}
@@ -230,6 +234,10 @@ func TestBreaches(t *testing.T) {
 		{pkg{ImportPath: "runner", Deps: in("internal/cli")}, "does not know them"},
 		{pkg{ImportPath: "conformance", Deps: in("vkernel", "conformance/internal/puppet")}, ""},
 		{pkg{ImportPath: "conformance", Deps: in("uffd")}, "all it may reach"},
+		{pkg{ImportPath: "internal/uffdtrace", Deps: in("tracee")}, "all it may reach"},
+		{pkg{ImportPath: "internal/uffdtrace", Imports: []string{"golang.org/x/sys/unix"}}, "no system calls"},
+		{pkg{ImportPath: "internal/watch", Deps: in("tracee", "uffd/uapi", "internal/uffdtrace")}, ""},
+		{pkg{ImportPath: "internal/watch", Deps: in("uffd")}, "does nothing itself"},
 		{pkg{ImportPath: "bench/x", Deps: in("internal/cli")}, "for main alone"},
 		{pkg{ImportPath: "cmd/faultline", Deps: in("internal/cli")}, ""},
 		{pkg{ImportPath: "mem", Imports: []string{"syscall"}}, "no system calls"},

@@ -20,12 +20,32 @@ import (
 
 	"github.com/faultline-go/faultline/internal/doctor"
 	"github.com/faultline-go/faultline/internal/testutil"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"faultline": func() { os.Exit(Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) },
+		"wakes":     wakes,
 	})
+}
+
+// wakes is a program for scripts, which makes two calls on a userfaultfd.
+func wakes() {
+	fd, err := uffd.Open(uffd.Options{UserModeOnly: true})
+	if err == nil {
+		err = fd.Handshake(0)
+	}
+	if err == nil && fd.Wake(mem.MakeRange(mem.PageSize, mem.PageSize)) != 0 {
+		err = errors.New("wake")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println("woken")
+	os.Exit(3)
 }
 
 // TestScript runs the command line as users do. Beside testscript's own
@@ -47,6 +67,12 @@ func TestScript(t *testing.T) {
 			switch cond {
 			case "run":
 				return doctor.CheckRun() == nil, nil
+			case "userfaultfd":
+				fd, err := uffd.Open(uffd.Options{UserModeOnly: true})
+				if err == nil {
+					err = fd.Close()
+				}
+				return err == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
@@ -214,7 +240,7 @@ func FuzzMain(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line string) {
 		args := append([]string{"faultline"}, strings.Fields(line)...)
 		for _, a := range args {
-			if a == "run" || strings.HasPrefix(a, "__complete") {
+			if a == "run" || a == "trace" || strings.HasPrefix(a, "__complete") {
 				t.Skip("runs a program, or reports in cobra's way")
 			}
 		}

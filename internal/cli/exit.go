@@ -21,9 +21,9 @@ const (
 	ExitFailed        = 1   // it was tried and did not work
 	ExitUsage         = 2   // the command line makes no sense
 	ExitMissing       = 3   // the machine lacks something that was required
-	ExitOwn           = 125 // run: faultline failed before the program began
-	ExitNotExecutable = 126 // run: the program was found but not executable
-	ExitNotFound      = 127 // run: the program was not found
+	ExitOwn           = 125 // run, trace: faultline failed before the program began
+	ExitNotExecutable = 126 // run, trace: the program was found but not executable
+	ExitNotFound      = 127 // run, trace: the program was not found
 )
 
 // ErrorSchema names the form in which an error is written as JSON.

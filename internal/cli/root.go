@@ -110,6 +110,7 @@ func newRoot() *cobra.Command {
 		newModel(),
 		newProvide(),
 		newRun(),
+		newTrace(),
 		newVersion(),
 	)
 	root.AddCommand(topics()...)

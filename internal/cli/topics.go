@@ -15,8 +15,8 @@ func topics() []*cobra.Command {
     2   the command line makes no sense
     3   the machine lacks something that was required (doctor)
 
-faultline run has the status of the program that it runs, and if a signal
-kills the program, the same signal kills faultline. Failures of faultline
+faultline run and trace have the status of the program that they run, and if a
+signal kills the program, the same signal kills faultline. Failures of faultline
 itself, before the program begins, are
 
   125   faultline could not do it, or its command line makes no sense

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/bpf"
 	"github.com/faultline-go/faultline/mem"
 )
 
@@ -32,14 +33,6 @@ const (
 	TraceForeign
 )
 
-// Offsets in struct seccomp_data, whose 64-bit arguments are little-endian on
-// both architectures.
-const (
-	offNR   = 0
-	offArch = 4
-	offArgs = 16
-)
-
 // advices are the kinds of madvise that the filter reports.
 var advices = []uint32{
 	unix.MADV_DONTFORK, unix.MADV_DOFORK,
@@ -59,118 +52,64 @@ var advices = []uint32{
 // too but cannot be served, nor MAP_DROPPABLE. Calls through io_uring are not
 // system calls and are not seen either; io_uring has no mmap.
 func Filter() []unix.SockFilter {
-	var p program
-	p.load(offArch)
-	p.jumpUnless(nativeArch, "foreign")
-	p.load(offNR)
+	var p bpf.Program
+	p.Load(bpf.OffArch)
+	p.JumpUnless(nativeArch, "foreign")
+	p.Load(bpf.OffNR)
 	if x32 != 0 {
-		p.jumpAtLeast(x32, "x32")
+		p.JumpAtLeast(x32, "x32")
 	}
-	p.jumpIf(unix.SYS_MMAP, "mmap")
-	p.jumpIf(unix.SYS_BRK, "brk")
-	p.jumpIf(unix.SYS_MADVISE, "madvise")
-	p.jumpIf(unix.SYS_PROCESS_MADVISE, "process_madvise")
-	p.ret(unix.SECCOMP_RET_ALLOW)
+	p.JumpIf(unix.SYS_MMAP, "mmap")
+	p.JumpIf(unix.SYS_BRK, "brk")
+	p.JumpIf(unix.SYS_MADVISE, "madvise")
+	p.JumpIf(unix.SYS_PROCESS_MADVISE, "process_madvise")
+	p.Ret(unix.SECCOMP_RET_ALLOW)
 
-	p.label("mmap")
-	p.load(offArgs + 3*8)
-	p.and(unix.MAP_TYPE | unix.MAP_ANONYMOUS)
-	p.jumpIf(unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, "mmap!")
-	p.ret(unix.SECCOMP_RET_ALLOW)
-	p.label("mmap!")
-	p.ret(unix.SECCOMP_RET_TRACE | TraceMmap)
+	p.Label("mmap")
+	p.Load(bpf.OffArg(3))
+	p.And(unix.MAP_TYPE | unix.MAP_ANONYMOUS)
+	p.RetIf(unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, unix.SECCOMP_RET_TRACE|TraceMmap)
+	p.Ret(unix.SECCOMP_RET_ALLOW)
 
-	p.label("brk")
-	p.ret(unix.SECCOMP_RET_TRACE | TraceBrk)
+	p.Label("brk")
+	p.Ret(unix.SECCOMP_RET_TRACE | TraceBrk)
 
-	p.adviceAt(offArgs+2*8, "madvise", TraceMadvise)
-	p.adviceAt(offArgs+3*8, "process_madvise", TraceProcessMadvise)
+	p.Label("madvise")
+	reportAdvice(&p, bpf.OffArg(2), TraceMadvise)
+	p.Label("process_madvise")
+	reportAdvice(&p, bpf.OffArg(3), TraceProcessMadvise)
 
 	if x32 != 0 {
-		p.label("x32")
-		p.and(x32 - 1)
-		p.anyOf(x32Calls)
+		p.Label("x32")
+		p.And(x32 - 1)
+		reportForeign(&p, x32Calls)
 	}
-	p.label("foreign")
-	p.jumpUnless(compatArch, "allow")
-	p.load(offNR)
-	p.anyOf(compatCalls)
-	p.label("allow")
-	p.ret(unix.SECCOMP_RET_ALLOW)
-	return p.link()
+	p.Label("foreign")
+	p.JumpUnless(compatArch, "allow")
+	p.Load(bpf.OffNR)
+	reportForeign(&p, compatCalls)
+	p.Label("allow")
+	p.Ret(unix.SECCOMP_RET_ALLOW)
+	return p.Link()
 }
 
-// program is a filter under construction. Jumps go forward to labels.
-type program struct {
-	code   []unix.SockFilter
-	labels map[string]int
-	jumps  []jump
-}
-
-type jump struct {
-	at     int
-	to     string
-	onTrue bool
-}
-
-func (p *program) emit(code uint16, k uint32) {
-	p.code = append(p.code, unix.SockFilter{Code: code, K: k})
-}
-
-func (p *program) load(off uint32)  { p.emit(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, off) }
-func (p *program) and(mask uint32)  { p.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, mask) }
-func (p *program) ret(value uint32) { p.emit(unix.BPF_RET|unix.BPF_K, value) }
-
-func (p *program) jump(op uint16, k uint32, to string, onTrue bool) {
-	p.jumps = append(p.jumps, jump{len(p.code), to, onTrue})
-	p.emit(unix.BPF_JMP|op|unix.BPF_K, k)
-}
-
-func (p *program) jumpIf(k uint32, to string)      { p.jump(unix.BPF_JEQ, k, to, true) }
-func (p *program) jumpUnless(k uint32, to string)  { p.jump(unix.BPF_JEQ, k, to, false) }
-func (p *program) jumpAtLeast(k uint32, to string) { p.jump(unix.BPF_JGE, k, to, true) }
-
-func (p *program) label(name string) {
-	if p.labels == nil {
-		p.labels = make(map[string]int)
-	}
-	p.labels[name] = len(p.code)
-}
-
-// adviceAt emits the part that reports a call whose argument at off is one of
+// reportAdvice ends the filter for a call whose argument at off may be one of
 // advices.
-func (p *program) adviceAt(off uint32, name string, value uint32) {
-	p.label(name)
-	p.load(off)
+func reportAdvice(p *bpf.Program, off, value uint32) {
+	p.Load(off)
 	for _, a := range advices {
-		p.jumpIf(a, name+"!")
+		p.RetIf(a, unix.SECCOMP_RET_TRACE|value)
 	}
-	p.ret(unix.SECCOMP_RET_ALLOW)
-	p.label(name + "!")
-	p.ret(unix.SECCOMP_RET_TRACE | value)
+	p.Ret(unix.SECCOMP_RET_ALLOW)
 }
 
-// anyOf emits a return that reports the loaded number if it is in list.
-func (p *program) anyOf(list []uint32) {
-	// Straight-line code: a label of its own per list would need a name.
+// reportForeign ends the filter for calls whose number, which is loaded, may be
+// in list.
+func reportForeign(p *bpf.Program, list []uint32) {
 	for _, nr := range list {
-		p.code = append(p.code, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: nr})
-		p.ret(unix.SECCOMP_RET_TRACE | TraceForeign)
+		p.RetIf(nr, unix.SECCOMP_RET_TRACE|TraceForeign)
 	}
-	p.ret(unix.SECCOMP_RET_ALLOW)
-}
-
-// link fills in the distances of the jumps.
-func (p *program) link() []unix.SockFilter {
-	for _, j := range p.jumps {
-		dist := uint8(p.labels[j.to] - j.at - 1)
-		if j.onTrue {
-			p.code[j.at].Jt = dist
-		} else {
-			p.code[j.at].Jf = dist
-		}
-	}
-	return p.code
+	p.Ret(unix.SECCOMP_RET_ALLOW)
 }
 
 // InstallFilter puts Filter on all threads of the program. It stays over fork

@@ -286,3 +286,30 @@ func TestFDs(t *testing.T) {
 		t.Error("no error has an errno")
 	}
 }
+
+// TestSameFile: a duplicate is the same file, and a second one of the same name
+// is not.
+func TestSameFile(t *testing.T) {
+	a, b := openNull(t), openNull(t)
+	defer CloseAll([]int{a, b})
+	c, err := unix.FcntlInt(uintptr(a), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer CloseRaw(c)
+	pid := os.Getpid()
+	for fd, want := range map[int]bool{a: true, b: false, c: true} {
+		if same, err := SameFile(pid, a, pid, fd); err != nil || same != want {
+			t.Errorf("%d and %d: %v, %v; want %v", a, fd, same, err, want)
+		}
+	}
+	if same, err := SameFile(pid, a, pid, 1<<20); err == nil || same {
+		t.Errorf("a descriptor that is closed: %v, %v", same, err)
+	}
+	if same, err := SameFiles(pid, unix.Gettid()); err != nil || !same {
+		t.Errorf("two threads: %v, %v", same, err)
+	}
+	if same, err := SameFiles(pid, os.Getppid()); same {
+		t.Errorf("our parent: %v, %v", same, err)
+	}
+}
