@@ -264,6 +264,9 @@ func (b *bpf) uses(r mem.Range) {
 			continue
 		}
 		args := sysargs.Pointers(nr)
+		for i := range args {
+			args[i].Size = 0 // the slack has room for it
+		}
 		if len(args) == 0 || ownCalls[nr] {
 			continue
 		}

@@ -88,6 +88,5 @@ func (t *task) decode(a mem.Addr) bool {
 	r := t.at.Registers()
 	var code [16]byte
 	n := t.sp.Load(addr(r.PC), code[:])
-	write, _ := insn.Writes(code[:n], a, insn.Regs{SI: r.SI, DI: r.DI, SP: r.SP})
-	return write
+	return insn.Writes(code[:n], a, insn.Regs{SI: r.SI, DI: r.DI, SP: r.SP})
 }
