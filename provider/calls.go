@@ -51,6 +51,8 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 			p.settle()
 		}
 		return nil
+	case unix.SYS_READLINKAT:
+		return func(t *task, c tracee.Call) { t.readlink(c, 1, 2) }
 	case unix.SYS_RT_SIGACTION:
 		if p.spaces[th.Process().Space()] != nil {
 			return func(t *task, c tracee.Call) { t.sigaction(c.Args[1]) }
@@ -59,6 +61,11 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 	for _, o := range openCalls {
 		if c.Nr == o.nr {
 			return func(t *task, c tracee.Call) { t.open(c, o) }
+		}
+	}
+	for _, nr := range readlinks {
+		if c.Nr == nr {
+			return func(t *task, c tracee.Call) { t.readlink(c, 0, 1) }
 		}
 	}
 	for _, nr := range dup2 {

@@ -21,5 +21,6 @@ const sysPoll = unix.SYS_POLL
 var (
 	openCalls = []openCall{{unix.SYS_OPENAT, 1, 2}, {unix.SYS_OPEN, 0, 1}}
 	pollCalls = []uintptr{unix.SYS_POLL, unix.SYS_PPOLL, unix.SYS_SELECT, unix.SYS_PSELECT6}
+	readlinks = []uintptr{unix.SYS_READLINK}
 	dup2      = []uintptr{unix.SYS_DUP2}
 )

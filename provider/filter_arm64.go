@@ -21,5 +21,6 @@ const sysPoll = ^uintptr(0)
 var (
 	openCalls = []openCall{{unix.SYS_OPENAT, 1, 2}}
 	pollCalls = []uintptr{unix.SYS_PPOLL, unix.SYS_PSELECT6}
+	readlinks []uintptr
 	dup2      []uintptr
 )
