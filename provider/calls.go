@@ -51,6 +51,8 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 			p.settle()
 		}
 		return nil
+	case unix.SYS_SENDMSG, unix.SYS_SENDMMSG:
+		return (*task).send
 	case unix.SYS_READLINKAT:
 		return func(t *task, c tracee.Call) { t.readlink(c, 1, 2) }
 	case unix.SYS_RT_SIGACTION:

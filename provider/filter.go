@@ -210,7 +210,7 @@ func numberFilter(fd int, general bool) []unix.SockFilter {
 	if !general {
 		return b.end()
 	}
-	b.only(slices.Concat(pollCalls, []uintptr{unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD,
+	b.only(slices.Concat(pollCalls, []uintptr{unix.SYS_SENDMSG, unix.SYS_SENDMMSG, unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD,
 		unix.SYS_FALLOCATE, unix.SYS_FTRUNCATE, unix.SYS_CLOSE_RANGE, unix.SYS_UNSHARE, unix.SYS_READLINKAT}), report)
 	b.only(readlinks, report)
 	for _, c := range openCalls {

@@ -221,6 +221,12 @@ func (p *Provider) Exec(pr *tracee.Process, old *tracee.Space) {
 	if f := p.filters[pr]; f != nil {
 		f.fds = nil
 	}
+	// What was known of the thread was of the old space.
+	for _, th := range pr.Threads() {
+		if t := p.tasks[th]; t != nil {
+			t.end()
+		}
+	}
 	if old != nil || pr.Compat() {
 		return
 	}
