@@ -85,7 +85,7 @@ var never = []struct {
 // doors says which trees may import a module from outside, in code that is
 // not a test. What is not listed may be imported by tests alone.
 var doors = map[string][]string{
-	"golang.org/x/sys":              {"internal", "uffd", "tracee", "runner", "bench", "conformance"},
+	"golang.org/x/sys":              {"internal", "uffd", "tracee", "runner", "provider", "bench", "conformance"},
 	"golang.org/x/term":             {"internal/cli", "runner"},
 	"golang.org/x/sync":             {"internal", "store", "pager", "runner", "tracee"},
 	"github.com/spf13/cobra":        {"internal/cli"},

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/faultline-go/faultline/internal/testutil"
+	"github.com/faultline-go/faultline/internal/workload"
+)
+
+// command builds faultline, once for all tests.
+func command(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "faultline")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/faultline-go/faultline/cmd/faultline")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build faultline: %v\n%s", err, out)
+	}
+	return path
+}
+
+// TestProgram runs a C program that knows nothing of us, and that ends with an
+// error where a page is not what its own handler gave: faults, copies of one and
+// of many pages, reads beside registered memory.
+func TestProgram(t *testing.T) {
+	program := workload.Build(t, "provide")
+	faultline := command(t)
+	for _, args := range [][]string{{"fault", "2000"}, {"copy", "2000"}, {"bulk", "6400"}, {"reads", "2000"}, {"alone", "2000"}, {"work", "1"}} {
+		t.Run(args[0], func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			out, err := exec.CommandContext(ctx, faultline, append([]string{"provide", "--", program}, args...)...).CombinedOutput()
+			if err != nil {
+				t.Errorf("%v: %v\n%s", args, err, out)
+			}
+		})
+	}
+}
+
+// TestStatus passes the program's status on.
+func TestStatus(t *testing.T) {
+	faultline := command(t)
+	for script, want := range map[string]int{"exit 7": 7, "exit 0": 0} {
+		cmd := exec.CommandContext(t.Context(), faultline, "provide", "--", "/bin/sh", "-c", script)
+		_ = cmd.Run() // the status tells
+		if got := cmd.ProcessState.ExitCode(); got != want {
+			t.Errorf("%q ended with %d", script, got)
+		}
+	}
+	out, err := exec.CommandContext(t.Context(), faultline, "provide", "--", "/no/such/program").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "not found") {
+		t.Errorf("a program that does not exist: %v %s", err, out)
+	}
+}
+
+// TestStress has the stressor of somebody else find no wrong page.
+func TestStress(t *testing.T) {
+	stress, err := exec.LookPath("stress-ng")
+	testutil.Need(t, err == nil, "stress-ng is not installed")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, command(t), "provide", "--", stress,
+		"--userfaultfd", "2", "--timeout", "3", "--verify").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "successful run completed") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
