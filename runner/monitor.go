@@ -127,7 +127,6 @@ func (r *Run) measure() (list []untouched, other uint64) {
 		probes = append(probes, probe{sp, s.engagement, s.refused})
 	}
 	r.mu.Unlock()
-	r.sizes.Sweep()
 	var engagedAnon uint64
 	for _, p := range probes {
 		u, err := r.sizes.Resident(p.sp.Pid())

@@ -55,7 +55,7 @@ type Run struct {
 	kick    *sys.Event // makes the monitor look at once
 	quit    chan struct{}
 	monitor sync.WaitGroup
-	sizes   procmem.Sizes // the monitor's
+	sizes   procmem.Sizes // of the processes
 	failure atomic.Pointer[error]
 
 	other     atomic.Uint64 // bytes bounded by nobody, as last seen

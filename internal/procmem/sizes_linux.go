@@ -3,24 +3,19 @@
 package procmem
 
 import (
-	"errors"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // Sizes measures processes again and again. It keeps their files open between
 // two measurements, which costs a third of opening them each time. The zero
-// value is ready for use, by one goroutine at a time.
+// value is ready for use, by any goroutine.
 type Sizes struct {
-	open  map[int]*statm // by process id; never more than maxOpen
-	round int
-	buf   [128]byte
-}
-
-type statm struct {
-	fd   int
-	used int // in this round
+	mu   sync.Mutex
+	open map[int]int // descriptors by process id, never more than maxOpen; protected by mu
+	buf  [128]byte   // protected by mu
 }
 
 // maxOpen is the number of files that stay open: descriptors are few.
@@ -31,9 +26,10 @@ const maxOpen = 64
 // be some hundred KiB off. The file belongs to the process, whatever it
 // executes: exec is no reason to open another.
 func (s *Sizes) Resident(pid int) (Usage, error) {
-	if f := s.open[pid]; f != nil {
-		if n, err := unix.Pread(f.fd, s.buf[:], 0); err == nil && n > 0 {
-			f.used = s.round
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if fd, ok := s.open[pid]; ok {
+		if n, err := unix.Pread(fd, s.buf[:], 0); err == nil && n > 0 {
 			return parseStatm(string(s.buf[:n]))
 		}
 		// It has ended (ESRCH). There may be another of the same id.
@@ -44,43 +40,44 @@ func (s *Sizes) Resident(pid int) (Usage, error) {
 		return Usage{}, err
 	}
 	n, err := unix.Pread(fd, s.buf[:], 0)
-	if err != nil || len(s.open) >= maxOpen {
-		return s.once(fd, n, err)
-	}
-	if s.open == nil {
-		s.open = make(map[int]*statm)
-	}
-	s.open[pid] = &statm{fd, s.round}
-	return parseStatm(string(s.buf[:n]))
-}
-
-// once is for a file that does not stay open.
-func (s *Sizes) once(fd, n int, err error) (Usage, error) {
-	if err = errors.Join(err, unix.Close(fd)); err != nil {
+	if err != nil {
+		_ = unix.Close(fd) // it was open for reading only
 		return Usage{}, err
 	}
-	return parseStatm(string(s.buf[:n]))
+	u, err := parseStatm(string(s.buf[:n]))
+	// What has no memory is a zombie, which Forget may have been told of.
+	if err != nil || u == (Usage{}) || len(s.open) >= maxOpen {
+		_ = unix.Close(fd)
+		return u, err
+	}
+	if s.open == nil {
+		s.open = make(map[int]int)
+	}
+	s.open[pid] = fd
+	return u, nil
 }
 
-// Sweep closes the files of processes that were not asked for since the
-// latest Sweep.
-func (s *Sizes) Sweep() {
-	for pid, f := range s.open {
-		if f.used != s.round {
-			s.drop(pid)
-		}
+// Forget closes the file of a process that has ended. A Resident that comes
+// later does not keep one.
+func (s *Sizes) Forget(pid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.open[pid]; ok {
+		s.drop(pid)
 	}
-	s.round++
 }
 
 // Close closes all files.
 func (s *Sizes) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for pid := range s.open {
 		s.drop(pid)
 	}
 }
 
+// drop closes a file. Preconditions: s.mu is held, the file is open.
 func (s *Sizes) drop(pid int) {
-	_ = unix.Close(s.open[pid].fd) // it was open for reading only
+	_ = unix.Close(s.open[pid]) // it was open for reading only
 	delete(s.open, pid)
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestSizes measures a process that lives, one that ends between two
-// measurements, and forgets those that nobody asks for.
+// TestSizes measures a process that lives, and one that ends between two
+// measurements, and keeps no file that it was told to forget.
 func TestSizes(t *testing.T) {
 	var s Sizes
 	defer s.Close()
@@ -25,18 +25,17 @@ func TestSizes(t *testing.T) {
 			}
 		}
 	}
-	before := s.open[os.Getpid()].fd
-	s.Sweep()
+	before := s.open[os.Getpid()]
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	if u, err := s.Resident(pid); err == nil {
 		t.Errorf("a process that has ended has %+v", u)
 	}
-	if _, err := s.Resident(os.Getpid()); err != nil || s.open[os.Getpid()].fd != before {
+	if _, err := s.Resident(os.Getpid()); err != nil || s.open[os.Getpid()] != before {
 		t.Errorf("opened a file again (%v)", err)
 	}
-	s.Sweep()
-	s.Sweep()
+	s.Forget(os.Getpid())
+	s.Forget(pid) // it is not there any more
 	if len(s.open) != 0 {
 		t.Errorf("%d files stay open that nobody uses", len(s.open))
 	}
@@ -48,9 +47,9 @@ func TestSizesFew(t *testing.T) {
 	defer s.Close()
 	for i := range maxOpen {
 		if s.open == nil {
-			s.open = make(map[int]*statm)
+			s.open = make(map[int]int)
 		}
-		s.open[-1-i] = &statm{fd: -1}
+		s.open[-1-i] = -1
 	}
 	if u, err := s.Resident(os.Getpid()); err != nil || u.Anon == 0 {
 		t.Errorf("this process has %+v (%v)", u, err)
