@@ -262,6 +262,9 @@ func (ev *evictor) choose() {
 		}
 		s := p.spaces[k.Space]
 		s.table.peek(k.Page).mark(picked)
+		if s.closing.Load() {
+			continue // Close forgets it
+		}
 		b := ev.group(s)
 		b.victims = append(b.victims, victim{k.Page, stamp})
 		n++

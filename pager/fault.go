@@ -75,6 +75,10 @@ func (s *Space) serveFault(f fault) {
 			s.park(f, moving)
 			return
 		}
+		if st == outside {
+			// Its bytes are far, and come while we decide.
+			s.p.bring(s.table.peek(f.page).ref)
+		}
 		room := s.p.room()
 		if room < 1 && time.Since(f.at) < stallTime {
 			s.mu.Unlock()

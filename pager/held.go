@@ -123,6 +123,13 @@ func (o *overflow) len() int {
 	return len(o.pages)
 }
 
+// bring has the bytes of a page come nearer, which fetchNow will read soon.
+func (p *Pager) bring(ref store.Ref) {
+	if p.nearer != nil && !isHeld(ref) {
+		p.nearer.Bring(ref)
+	}
+}
+
 // fetchNow reads a page if that takes no waiting.
 func (p *Pager) fetchNow(ref store.Ref, dst []byte) (bool, error) {
 	if isHeld(ref) {

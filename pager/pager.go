@@ -107,11 +107,12 @@ const MinLimit = 1 << 20
 // Pager serves a set of address spaces under one limit. All methods are safe
 // for concurrent use.
 type Pager struct {
-	cfg   Config
-	log   *slog.Logger
-	limit int64 // pages
-	slack int64 // pages kept free of the limit, so that eviction runs ahead
-	batch int   // pages a batch
+	cfg    Config
+	log    *slog.Logger
+	nearer store.Nearer // the store, if it can do that
+	limit  int64        // pages
+	slack  int64        // pages kept free of the limit, so that eviction runs ahead
+	batch  int          // pages a batch
 
 	// resident counts the pages that are resident in any space or in a
 	// mover's window. foreign counts pages that somebody else knows of and
@@ -171,6 +172,7 @@ func New(cfg Config) (*Pager, error) {
 		spaces: make(map[uint32]*Space),
 		kick:   newBell(),
 	}
+	p.nearer, _ = cfg.Store.(store.Nearer)
 	// A batch is large enough to pay for the round trip to the mover, small
 	// against the limit, and the slack is what a fault stream can fill while
 	// one batch is on its way.

@@ -4,10 +4,8 @@ package pager
 
 import (
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/faultline-go/faultline/internal/place"
@@ -357,18 +355,20 @@ func (s *Space) Close() {
 		s.fd.Interrupt()
 		<-s.done
 		s.p.guard.unwatch(s)
-		s.p.mu.Lock()
-		a := s.server.ahead.Stats()
-		s.p.stat.useful.Add(int64(a.Useful))
-		s.p.stat.useless.Add(int64(a.Useless))
-		// From here on the queue takes its pages for gone.
-		delete(s.p.spaces, s.id)
-		s.p.mu.Unlock()
 		// The evictor finishes its batch, and finds the space closed at the
 		// next.
 		s.batchMu.Lock()
 		defer s.batchMu.Unlock()
 		s.forget(allPages())
+		s.p.mu.Lock()
+		a := s.server.ahead.Stats()
+		s.p.stat.useful.Add(int64(a.Useful))
+		s.p.stat.useless.Add(int64(a.Useless))
+		// Not before its pages are forgotten: the queue takes those of a space
+		// that is not there for gone, and they must not be counted as gone
+		// twice.
+		delete(s.p.spaces, s.id)
+		s.p.mu.Unlock()
 		if s.mover != nil {
 			s.mover.Close()
 			s.mover = nil
@@ -385,22 +385,4 @@ func (s *Space) Close() {
 			s.p.log.Warn("closing the descriptor", "space", s.cfg.Name, "err", err)
 		}
 	})
-}
-
-// must reports an ioctl that failed in a way for which there is no remedy.
-func (s *Space) must(op string, r mem.Range, errno syscall.Errno) {
-	if errno == 0 || s.noteGone(errno) {
-		return
-	}
-	s.p.log.Error(fmt.Sprintf("%s %v: %v", op, r, errno), "space", s.cfg.Name)
-}
-
-// noteGone reports whether errno says that the address space has ended,
-// after which nobody waits in it any more.
-func (s *Space) noteGone(errno syscall.Errno) bool {
-	if errno != syscall.ESRCH {
-		return false
-	}
-	s.gone.Store(true)
-	return true
 }

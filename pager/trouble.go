@@ -3,8 +3,12 @@
 package pager
 
 import (
+	"fmt"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"github.com/faultline-go/faultline/mem"
 )
 
 // trouble is a state of which the user is told when it begins and when it has
@@ -38,4 +42,22 @@ func (t *trouble) end() (tell bool) {
 	}
 	tell, t.told = t.told, false
 	return tell
+}
+
+// must reports an ioctl that failed in a way for which there is no remedy.
+func (s *Space) must(op string, r mem.Range, errno syscall.Errno) {
+	if errno == 0 || s.noteGone(errno) {
+		return
+	}
+	s.p.log.Error(fmt.Sprintf("%s %v: %v", op, r, errno), "space", s.cfg.Name)
+}
+
+// noteGone reports whether errno says that the address space has ended,
+// after which nobody waits in it any more.
+func (s *Space) noteGone(errno syscall.Errno) bool {
+	if errno != syscall.ESRCH {
+		return false
+	}
+	s.gone.Store(true)
+	return true
 }

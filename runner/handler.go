@@ -174,4 +174,4 @@ func (e *engagement) advised(r mem.Range, advice int) {
 }
 
 // Exited is tracee.Handler's.
-func (h *handler) Exited(*tracee.Process, tracee.Status) {}
+func (h *handler) Exited(p *tracee.Process, _ tracee.Status) { h.sizes.Forget(p.Pid()) }

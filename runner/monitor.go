@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/faultline-go/faultline/internal/place"
-	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/internal/sys"
 	"github.com/faultline-go/faultline/tracee"
 )
@@ -49,6 +48,7 @@ func (r *Run) watch() {
 	defer runtime.UnlockOSThread()
 	urgent := place.Urgent()
 	defer urgent()
+	defer r.sizes.Close()
 	var rescanned time.Time
 	for next := minLook; ; {
 		// Not a timer: the runtime's are run by threads of normal priority.
@@ -129,7 +129,7 @@ func (r *Run) measure() (list []untouched, other uint64) {
 	r.mu.Unlock()
 	var engagedAnon uint64
 	for _, p := range probes {
-		u, err := procmem.Resident(p.sp.Pid())
+		u, err := r.sizes.Resident(p.sp.Pid())
 		if err != nil {
 			continue // it has ended
 		}

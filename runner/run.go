@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/internal/sys"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/pager"
@@ -54,6 +55,7 @@ type Run struct {
 	kick    *sys.Event // makes the monitor look at once
 	quit    chan struct{}
 	monitor sync.WaitGroup
+	sizes   procmem.Sizes // of the processes
 	failure atomic.Pointer[error]
 
 	other     atomic.Uint64 // bytes bounded by nobody, as last seen

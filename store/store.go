@@ -77,6 +77,14 @@ type Store interface {
 	Close() error
 }
 
+// Nearer is implemented by stores that keep blobs in memory.
+type Nearer interface {
+	// Bring begins to bring the blob of ref into the processor's caches, for a
+	// TryGet that is about to come. It does not wait and does not fail. ref
+	// need not be live.
+	Bring(ref Ref)
+}
+
 // Stats counts what a store did. Counters only grow, gauges say so.
 type Stats struct {
 	Puts      uint64 // pages stored, those below included

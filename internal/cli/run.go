@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/faultline-go/faultline/internal/doctor"
+	"github.com/faultline-go/faultline/internal/place"
 	"github.com/faultline-go/faultline/internal/size"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/pager"
@@ -161,6 +162,7 @@ func (o *runOptions) supervise(cmd *cobra.Command, st store.Store, limit uint64,
 	if err != nil {
 		return tracee.Status{}, runner.Stats{}, err
 	}
+	place.Quiet() // tune has made places enough
 	line.start(r.Stats)
 	frugal := beFrugal(r.Stats)
 	status, err := r.Wait()

@@ -30,6 +30,7 @@ type Thread struct {
 func Self() *Thread {
 	t := &Thread{tid: unix.Gettid(), cpu: -1, avoided: -1, statFD: -1, stat: make([]byte, 1024)}
 	placed.Store(t.tid, true)
+	keepTime()
 	return t
 }
 

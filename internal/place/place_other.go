@@ -39,3 +39,6 @@ func Yield() {}
 
 // Urgent does nothing.
 func Urgent() (restore func()) { return func() {} }
+
+// Quiet does nothing.
+func Quiet() {}

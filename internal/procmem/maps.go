@@ -109,17 +109,7 @@ type Usage struct {
 	File uint64
 }
 
-// Resident returns what proc_pid_statm(5) says. The kernel keeps these counts
-// per processor and sums them loosely before Linux 6.2, and so may be some
-// hundred KiB off.
-func Resident(pid int) (Usage, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	if err != nil {
-		return Usage{}, err
-	}
-	return parseStatm(string(b))
-}
-
+// parseStatm reads the content of proc_pid_statm(5).
 func parseStatm(s string) (Usage, error) {
 	f := strings.Fields(s)
 	if len(f) < 3 {

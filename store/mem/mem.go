@@ -13,6 +13,7 @@ import (
 	"github.com/faultline-go/faultline/store"
 	"github.com/faultline-go/faultline/store/internal/codec"
 	"github.com/faultline-go/faultline/store/internal/core"
+	"github.com/faultline-go/faultline/store/internal/nearer"
 	"github.com/faultline-go/faultline/store/internal/slab"
 )
 
@@ -34,7 +35,10 @@ type Store struct {
 	trim  *core.Trimmer
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store  = (*Store)(nil)
+	_ store.Nearer = (*Store)(nil)
+)
 
 // Open returns an empty store. It fails for an unknown codec, or when there is
 // no memory.
@@ -115,6 +119,16 @@ func (s *Store) Same(ref store.Ref, page []byte) bool {
 		blob = s.arena.at(ref.Loc(), ref.Len())
 	}
 	return codec.Same(ref, blob, page)
+}
+
+// Bring implements store.Nearer.
+func (s *Store) Bring(ref store.Ref) {
+	if ref.Inline() || ref.Len() == 0 {
+		return
+	}
+	// Nil if ref is damaged. That the memory may be unmapped meanwhile does no
+	// harm, since it is not read.
+	nearer.Bring(s.arena.at(ref.Loc(), ref.Len()))
 }
 
 // Share implements store.Store.

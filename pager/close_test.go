@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pager
+
+import (
+	"runtime"
+	"testing"
+
+	"github.com/faultline-go/faultline/vkernel"
+)
+
+// TestCloseWhileOthersFault: the queue is cleaned for another space's sake while
+// a space closes. Had it taken the closing one's pages for gone by then, they
+// would be counted as gone twice, and with fewer than no pages in its account
+// the queue panics, which ends all programs.
+func TestCloseWhileOthersFault(t *testing.T) {
+	simulate(t, Config{Limit: 16 << 20}, func(r *rig) {
+		dying, s := r.start(1000)
+		r.fill(dying, 0, 1000, 1)
+		other, _ := r.start(500)
+		s.batchMu.Lock()
+		closed := run(s.Close)
+		<-s.done
+		for range 1000 {
+			runtime.Gosched() // Close gets to where it waits for the batch
+		}
+		for range 6 {
+			// The queue is cleaned when a fifth of what is in it is stale.
+			r.fill(other, 0, 500, 1)
+			other.advise("discard", pages(0, 500), vkernel.MadvDontNeed)
+		}
+		s.batchMu.Unlock()
+		<-closed
+		r.p.mu.Lock()
+		defer r.p.mu.Unlock()
+		if n := r.p.queue.Len(); n != 0 {
+			t.Errorf("the queue counts %d pages, want none", n)
+		}
+	})
+}
+
+// TestClosingIsNoVictim: what leaves is not looked for in a space that closes:
+// its pages go by themselves.
+func TestClosingIsNoVictim(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		k, s := r.start(100)
+		r.fill(k, 0, 100, 1)
+		settled()
+		s.closing.Store(true)
+		ev := &evictor{p: r.p, size: 50, groups: make(map[*Space]*batch)}
+		if ev.choose(); len(ev.groups) != 0 {
+			t.Errorf("%d pages of a closing space were chosen", len(ev.groups[s].victims))
+		}
+		if n := r.p.queue.Len(); n != 0 {
+			t.Errorf("%d pages are still in the queue", n)
+		}
+	})
+}
