@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/faultline-go/faultline/internal/inject"
 	"github.com/faultline-go/faultline/mem"
@@ -45,7 +46,7 @@ func (t *task) arm(s *inject.Session, fd int) error {
 // guard makes the kernel report what is done with the memory of r.
 func (t *task) guard(sp *space, r mem.Range) {
 	if sp != t.sp {
-		sp.guardLater(r)
+		t.guardOther(sp, r)
 		return
 	}
 	t.session("install a filter", func(s *inject.Session) error { return t.p.guard(s, t.th.Process(), sp, r) })
@@ -81,11 +82,18 @@ func (f *filters) covers(r mem.Range, buffers bool) bool {
 	return in(f.windows) && (!buffers || in(f.buffers))
 }
 
-// guardLater does it for memory that another process has registered: as soon as
-// a thread of its own can be stopped.
-func (sp *space) guardLater(r mem.Range) {
-	p := sp.p
+// patienceForOthers bounds the wait for a thread of another process: all of them
+// may wait for the one that waits for them.
+const patienceForOthers = 100 * time.Millisecond
+
+// guardOther does it for memory of another process, through a thread of that. The
+// caller waits until it is done: what comes next may be a system call there that
+// must be seen.
+func (t *task) guardOther(sp *space, r mem.Range) {
+	p := t.p
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		err := p.tracer.Stopped(context.Background(), sp.ts, func(th *tracee.Thread) error {
 			s, err := inject.Open(th.Tid())
 			if err != nil {
@@ -97,4 +105,15 @@ func (sp *space) guardLater(r mem.Range) {
 			p.fatal("install a filter", err)
 		}
 	}()
+	go func() {
+		select {
+		case <-done:
+		case <-time.After(patienceForOthers):
+		}
+		p.tracer.Do(func() {
+			t.wake()
+			p.settle()
+		})
+	}()
+	t.as(waitCall, t.park)
 }
