@@ -191,7 +191,7 @@ func (f *faulting) stale(s *slot, i int) pte {
 
 // entry makes the entry of a page that the fault has brought in.
 func (f *faulting) entry(fr frame, flags pte) pte {
-	if !f.v.is(vmWrite) {
+	if !f.v.is(vmWrite) || flags&pteWP != 0 {
 		flags &^= pteWrite
 	}
 	if !f.v.is(vmAccess) {
@@ -214,10 +214,10 @@ func (f *faulting) present(s *slot, i int, e pte) need {
 	if !f.at.write || e.writable() {
 		return need{}
 	}
-	if e&pteWP != 0 {
-		if !f.lift() {
-			return ask(uapi.UFFD_PAGEFAULT_FLAG_WRITE | uapi.UFFD_PAGEFAULT_FLAG_WP)
-		}
+	if e&pteWP != 0 && f.guarded() {
+		return ask(uapi.UFFD_PAGEFAULT_FLAG_WRITE | uapi.UFFD_PAGEFAULT_FLAG_WP)
+	}
+	if f.v.is(vmWP) {
 		e &^= pteWP
 	}
 	m := &f.as.k.mem
@@ -232,15 +232,17 @@ func (f *faulting) present(s *slot, i int, e pte) need {
 		own := m.duplicate(fr)
 		m.put(fr)
 		fr = own
+		e &^= pteWP // the copy is another page; the page itself keeps it
 	}
 	s.set(i, makePTE(fr, e&(1<<pteShift-1)|pteWrite))
 	return need{}
 }
 
-// lift reports whether a write may take off the protection of a page by
-// itself: always where the descriptor asked for that.
-func (f *faulting) lift() bool {
-	return f.v.uffd == nil || !f.v.is(vmWP) || f.v.uffd.has(uapi.UFFD_FEATURE_WP_ASYNC)
+// guarded reports whether a write to a page with pteWP has to ask: not where
+// the registration no longer has the mode, nor where the descriptor wants the
+// protection to go by itself.
+func (f *faulting) guarded() bool {
+	return f.v.is(vmWP) && !f.v.uffd.has(uapi.UFFD_FEATURE_WP_ASYNC)
 }
 
 // object handles a fault of memory that maps one of small pages.

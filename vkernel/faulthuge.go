@@ -84,9 +84,11 @@ func (f *faulting) presentHuge(s *slot, e pte) need {
 		return need{}
 	}
 	if e&pteWP != 0 {
-		if !f.lift() {
+		if f.guarded() {
 			return ask(uapi.UFFD_PAGEFAULT_FLAG_WRITE | uapi.UFFD_PAGEFAULT_FLAG_WP)
 		}
+		// Linux 6.18 would fault here for ever if the registration no longer
+		// has the mode.
 		e &^= pteWP
 	}
 	h := &f.as.k.mem.huge

@@ -259,7 +259,7 @@ func (f *filler) entry(v *vma, fr frame, own bool) pte {
 		flags |= pteWrite
 	}
 	if f.wp {
-		flags |= pteWP
+		flags = flags.protect()
 	}
 	if !v.is(vmAccess) {
 		flags |= pteNoAccess

@@ -35,6 +35,9 @@ func (th *Thread) Mprotect(addr mem.Addr, length uint64, prot int) syscall.Errno
 		if v.flags/vmMayRead&want != want {
 			return 0, EACCES
 		}
+		if v.flags&vmAccess == want {
+			return v.flags, 0 // nor is what it counts for looked at again
+		}
 		flags := v.flags&^vmAccess | want
 		if !v.shared() && want&vmWrite != 0 && v.flags&(vmNoReserve|vmHugetlb) == 0 {
 			flags |= vmAccount
@@ -91,7 +94,7 @@ func (as *space) alterAll(r mem.Range, flags func(v *vma, part mem.Range) (vmaFl
 }
 
 // applyAccess gives present pages the permissions of their VMA. A page is made
-// writable by the fault that needs it.
+// writable by the fault that needs it, with one exception.
 func (as *space) applyAccess(v *vma, part mem.Range) {
 	fit := func(_ mem.Addr, e pte) pte {
 		if !e.present() {
@@ -100,8 +103,13 @@ func (as *space) applyAccess(v *vma, part mem.Range) {
 		if e &^= pteNoAccess; !v.is(vmAccess) {
 			e |= pteNoAccess
 		}
-		if !v.is(vmWrite) {
+		switch {
+		case !v.is(vmWrite):
 			e &^= pteWrite
+		case e&pteWP != 0 && !v.is(vmWP) && (v.shared() || !v.hugetlb() && as.k.mem.has(e.frame(), frameExclusive)):
+			// One that no fault has to touch is made writable at once, which
+			// shows if its protection is nobody's now and is asked for again.
+			e |= pteWrite
 		}
 		return e
 	}

@@ -236,9 +236,10 @@ func (m *remapping) pages(v, nv *vma) uint64 {
 	as := m.as
 	n := min(m.old.Len(), m.newLen)
 	delta := nv.start - m.old.Start
-	// Protection by a descriptor ends with the registration.
+	// Protection by a descriptor ends with the registration, also one that
+	// the registration no longer has; memory that is nobody's keeps it.
 	keep := ^pte(0)
-	if !nv.is(vmWP) {
+	if v.uffd != nil && nv.uffd == nil {
 		keep = ^pteWP
 	}
 	from := mem.MakeRange(m.old.Start, n)

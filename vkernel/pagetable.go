@@ -18,7 +18,10 @@ const (
 	// is empty, or a marker: pteWP, ptePoison.
 	ptePresent  pte = 1 << iota
 	pteWrite        // a store needs no fault
-	pteWP           // write-protected through a descriptor
+	// pteWP: write-protected through a descriptor. Who sets it takes
+	// pteWrite away. Both together are what a write leaves of a protection
+	// that the registration no longer had: nobody is asked any more.
+	pteWP
 	ptePoison       // an access is a SIGBUS
 	pteNoAccess     // present in memory without any permission
 	pteShift    = 5 // and frames have the other 27 bits: 512 GiB
@@ -30,12 +33,15 @@ func (e pte) present() bool { return e&ptePresent != 0 }
 // marker reports whether e is a marker of any kind.
 func (e pte) marker() bool { return e != 0 && e&ptePresent == 0 }
 
+// protect returns e with the protection of a descriptor.
+func (e pte) protect() pte { return e&^pteWrite | pteWP }
+
 func makePTE(f frame, flags pte) pte { return pte(f)<<pteShift | ptePresent | flags }
 
 // readable and writable say what hardware would allow.
 func (e pte) readable() bool { return e&(ptePresent|pteNoAccess) == ptePresent }
 func (e pte) writable() bool {
-	return e&(ptePresent|pteNoAccess|pteWrite|pteWP) == ptePresent|pteWrite
+	return e&(ptePresent|pteNoAccess|pteWrite) == ptePresent|pteWrite
 }
 
 const (

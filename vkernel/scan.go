@@ -145,9 +145,9 @@ func (s *scan) page(v *vma, a, end mem.Addr, c PageCategory) {
 		return
 	}
 	if v.hugetlb() {
-		sl.huge = e | pteWP
+		sl.huge = e.protect()
 	} else {
-		sl.set(index(a), e|pteWP)
+		sl.set(index(a), e.protect())
 	}
 }
 

@@ -133,7 +133,7 @@ func (f *faulting) mustWait(flags uapi.FaultFlags) bool {
 		e = s.get(index(f.addr))
 	}
 	if flags&uapi.UFFD_PAGEFAULT_FLAG_WP != 0 {
-		return e.present() && e&pteWP != 0
+		return e.present() && e&(pteWP|pteWrite) == pteWP
 	}
 	// A poisoned page is an answer too.
 	return !e.present() && e&ptePoison == 0

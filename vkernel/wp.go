@@ -77,7 +77,7 @@ func (as *space) protectPages(v *vma, r mem.Range, on bool) {
 	mark := !v.anon() || v.uffd.has(uapi.UFFD_FEATURE_WP_UNPOPULATED)
 	protect := func(e pte) pte {
 		if e.present() || e == 0 && mark {
-			e |= pteWP
+			e = e.protect()
 		}
 		return e
 	}

@@ -46,19 +46,6 @@
 //     register 0 0 0 0 46
 //     cas
 //
-//   - In the same way the protection of a shared page stays. A write to it
-//     succeeds; Linux leaves the bit that the pagemap shows, and package
-//     vkernel takes it off, which is a defect of it: its entry of a page has no
-//     room for "protected and writable". The script has P and p at its end:
-//
-//     memory shmem private-shmem anon
-//     open
-//     register 0 0 31 0 3
-//     protect 0 0 39
-//     store 0 0 55
-//     register 0 0 0 15
-//     signal
-//
 //   - When part of a mapping of private huge pages moves, its reservation is
 //     lost: the pool keeps a page that nobody can have until the next boot. Such
 //     memory is mapped with MAP_NORESERVE, which has no reservations. The script

@@ -36,11 +36,11 @@ type region struct {
 	all   mem.Range
 	file  uint64    // descriptor, or none
 	alias mem.Range // of the file
-	// marked says that huge or shared pages may have been protected.
+	// marked says that huge pages may have been protected.
 	marked bool
 }
 
-func (r *region) mark() { r.marked = r.marked || r.kind.Huge() || r.kind.Shared() }
+func (r *region) mark() { r.marked = r.marked || r.kind.Huge() }
 
 const none = ^uint64(0)
 

@@ -190,8 +190,7 @@ func register(m *machine, o Op) {
 	modes := mode(o.Arg[4], 1, 3, 1, 2, 3, 5, 4, 7)
 	if reg.marked && modes&uint64(uapi.UFFDIO_REGISTER_MODE_WP) == 0 {
 		// Where a mode without protection replaces one with it, Linux 6.18
-		// leaves the protection: a write faults for ever in huge pages, and
-		// does not take it off in shared ones, where vkernel does.
+		// leaves the protection, and a write to a huge page faults for ever.
 		return
 	}
 	m.ioctl(o.Arg[0], uapi.UFFDIO_REGISTER, start, n, modes, sentinel)
