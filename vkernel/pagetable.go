@@ -16,8 +16,8 @@ type pte uint32
 const (
 	// ptePresent: the page has the frame of the entry. Without it the entry
 	// is empty, or a marker: pteWP, ptePoison.
-	ptePresent  pte = 1 << iota
-	pteWrite        // a store needs no fault
+	ptePresent pte = 1 << iota
+	pteWrite       // a store needs no fault
 	// pteWP: write-protected through a descriptor. Who sets it takes
 	// pteWrite away. Both together are what a write leaves of a protection
 	// that the registration no longer had: nobody is asked any more.
