@@ -49,7 +49,7 @@ func main() {
 	size := flag.Int("mib", 1024, "working set in `MiB`")
 	limit := flag.Int("limit", 64, "memory bound in `MiB`")
 	runs := flag.Int("runs", 3, "`number` of runs of each case")
-	binary := flag.String("faultline", "", "`path` of the faultline command; built from the source if empty")
+	binary := flag.String("faultline", "", "`path` of the faultline command, whose file must have that name; built from the source if empty")
 	flag.Parse()
 	if *size < 1 || *limit < 1 || *runs < 1 || flag.NArg() > 0 {
 		flag.Usage()
