@@ -81,6 +81,9 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 			return (*task).poll
 		}
 	}
+	if c.Nr == unix.SYS_FALLOCATE || c.Nr == unix.SYS_FTRUNCATE {
+		return (*task).resize
+	}
 	sp := p.spaces[th.Process().Space()]
 	if sp == nil || len(sp.guarded) == 0 {
 		return nil
@@ -158,13 +161,8 @@ func (t *task) prepare(f *file, req uint32, arg mem.Addr) bool {
 		return false
 	}
 	if t.sp.v.Watches(arg) {
-		var errno syscall.Errno
-		t.as(waitCall, func() { errno = t.v.Want(arg, true) })
-		if t.gone {
+		if t.bring(arg, true); t.gone {
 			return false
-		}
-		if errno == 0 {
-			t.sp.apply(mem.MakeRange(arg.Down(), mem.PageSize))
 		}
 	}
 	t.sp.cacheAt, t.sp.cache = arg, t.args[:t.sp.Load(arg, t.args[:n])]
@@ -190,7 +188,10 @@ func (t *task) changed(f *file, req uint32) {
 		sp.apply(t.span(0, 2))
 	case uapi.UFFDIO_MOVE:
 		sp.apply(t.span(0, 2))
-		sp.returned(t.span(1, 2))
+		for _, r := range t.sp.moved {
+			t.sp.returned(r)
+		}
+		t.sp.moved = t.sp.moved[:0]
 	case uapi.UFFDIO_ZEROPAGE, uapi.UFFDIO_CONTINUE, uapi.UFFDIO_POISON, uapi.UFFDIO_WRITEPROTECT:
 		sp.apply(t.span(0, 1))
 	}
@@ -201,7 +202,11 @@ func (t *task) registered(sp *space, r mem.Range) {
 	if !sp.mirrorShared(r) {
 		return
 	}
-	t.guard(sp, r)
+	for _, g := range sp.guarded {
+		if part := g.Intersect(r); !part.Empty() {
+			t.guard(sp, part)
+		}
+	}
 	sp.apply(r)
 }
 

@@ -7,11 +7,13 @@ package provider
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/vkernel"
@@ -29,13 +31,16 @@ func (p *Provider) segv(th *tracee.Thread, sig syscall.Signal) syscall.Signal {
 		return sig
 	}
 	p.reap()
-	if !sp.v.Watches(si.Addr) && !sp.prot.known(si.Addr) {
-		return sig
-	}
 	if p.at.Read(th.Tid()) != nil {
 		return sig
 	}
 	t := p.task(th)
+	if !sp.v.Watches(si.Addr) {
+		if t.late(si.Addr) {
+			return 0
+		}
+		return sig
+	}
 	t.start(func() { t.fault(si) })
 	return 0
 }
@@ -47,10 +52,8 @@ func (t *task) fault(si inject.Signal) {
 		return
 	}
 	write := t.writes(si.Addr)
-	if t.repeats(si.Addr) {
-		return
-	}
 	var err error
+	t.waited = false
 	t.as(waitPage, func() { err = t.v.Touch(si.Addr, write) })
 	if t.gone {
 		return
@@ -58,8 +61,11 @@ func (t *task) fault(si inject.Signal) {
 	var sig *vkernel.Signal
 	switch {
 	case err == nil:
-		t.sp.apply(mem.MakeRange(si.Addr.Down(), mem.PageSize))
-		t.resume(0)
+		page := mem.MakeRange(si.Addr.Down(), mem.PageSize)
+		t.sp.apply(page)
+		if idle := !t.waited && len(t.sp.ops) == 0; !t.stuck(si.Addr, idle) {
+			t.resume(0)
+		}
 	case errors.Is(err, vkernel.ErrInterrupted):
 		t.resume(0) // it faults again when the handler has run
 	case errors.As(err, &sig):
@@ -75,26 +81,59 @@ func (t *task) writes(a mem.Addr) bool {
 	return t.decode(a)
 }
 
-// mostFaults is how often a thread may fault at one place in a row, each time
-// told that its page is there.
+// mostFaults is how often a thread may fault at one place in a row without that
+// there was anything to do about it.
 const mostFaults = 10000
 
-// repeats notes a fault, and ends the program if nothing resolves it.
-func (t *task) repeats(a mem.Addr) bool {
-	r := t.at.Registers()
-	if a != t.seenAt || mem.Addr(r.PC) != t.seenPC {
-		t.seenAt, t.seenPC, t.seen = a, mem.Addr(r.PC), 0
+// stuck notes that a fault was resolved, or that there was nothing to resolve, and
+// ends the program if that never helps.
+func (t *task) stuck(a mem.Addr, idle bool) bool {
+	pc := mem.Addr(t.at.Registers().PC)
+	if !idle || a != t.seenAt || pc != t.seenPC {
+		t.seenAt, t.seenPC, t.seen = a, pc, 0
 		return false
 	}
 	switch t.seen++; {
 	case t.seen == mostFaults:
-		t.p.fatal("serve a fault", fmt.Errorf("the access to %#x by the instruction at %#x never succeeds", uint64(a), r.PC))
+		t.p.fatal("serve a fault", fmt.Errorf("the access to %#x by the instruction at %#x never succeeds", uint64(a), uint64(pc)))
 		return true
 	case t.seen > 16:
 		// The page may have other permissions than we think.
 		t.sp.prot.forget(mem.MakeRange(a.Down(), mem.PageSize))
 	}
 	return false
+}
+
+// mostLate bounds late, for instructions that insn does not know.
+const mostLate = 100
+
+// late reports whether a fault outside of registered memory is one that can be
+// tried again: the memory was given up since the thread has faulted, and the
+// kernel lets it be accessed now.
+func (t *task) late(a mem.Addr) bool {
+	pc := mem.Addr(t.p.at.Registers().PC)
+	if a != t.lateAt || pc != t.latePC {
+		t.lateAt, t.latePC, t.lates = a, pc, 0
+	}
+	if t.lates++; t.lates > mostLate {
+		return false
+	}
+	vmas, err := procmem.Maps(t.sp.ts.Pid())
+	if err != nil {
+		return false // it is dying
+	}
+	i := slices.IndexFunc(vmas, func(v procmem.VMA) bool { return v.Contains(a) })
+	switch {
+	case i < 0:
+		return false
+	case pc <= a && a < pc+16: // the code itself
+		return vmas[i].Exec
+	}
+	t.at = t.p.at
+	if t.decode(a) {
+		return vmas[i].Write
+	}
+	return vmas[i].Read
 }
 
 // signal gives the thread the signal that its access comes to.
@@ -125,9 +164,6 @@ func (t *task) unhandle(sig syscall.Signal) {
 		return err
 	})
 }
-
-// known reports whether a is memory whose permissions we have set.
-func (p *protections) known(a mem.Addr) bool { return p.at(a) != unknown }
 
 // at returns the permissions of a, as they were set last.
 func (p *protections) at(a mem.Addr) uint8 {

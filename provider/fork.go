@@ -9,8 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/faultline-go/faultline/internal/inject"
-	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/vkernel"
 )
@@ -52,17 +50,7 @@ func (sp *space) inherit(child *tracee.Process, v *vkernel.Process) {
 		}
 		return
 	}
-	s, err := inject.Open(threads[0].Tid())
-	if err == nil {
-		err = c.plant(s)
-		if cerr := s.Close(); err == nil {
-			err = cerr
-		}
-	}
-	if err != nil {
-		if !gone(err) {
-			sp.p.fatal("plant an agent in a child", err)
-		}
+	if !sp.p.session("plant an agent in a child", threads[0], c.plant) {
 		return
 	}
 	// Aliases are not inherited.
@@ -73,7 +61,3 @@ func (sp *space) inherit(child *tracee.Process, v *vkernel.Process) {
 		c.apply(r)
 	}
 }
-
-// heap reports whether r lies in what was registered, so that it may be part of
-// the heap.
-func (t *task) heap(r mem.Range) bool { return !r.Empty() && t.sp.touches(r) }

@@ -60,13 +60,10 @@ func (t *task) agentCall(nr uintptr, args ...uintptr) (uintptr, syscall.Errno) {
 	return v, errno
 }
 
-// let has the thread make its own call, which concerns nothing of ours.
-func (t *task) let() { t.resume(0) }
-
 func (t *task) munmap(c tracee.Call) {
 	r, ok := pages(c.Args[0], c.Args[1])
 	if !ok || !t.sp.touches(r) {
-		t.let()
+		t.resume(0)
 		return
 	}
 	_, errno := t.agentCall(unix.SYS_MUNMAP, c.Args[0], c.Args[1])
@@ -81,7 +78,9 @@ func (t *task) munmap(c tracee.Call) {
 // unmapped tells the mirror of memory that is no more. The thread waits until
 // the event was read, if somebody asked for it.
 func (t *task) unmapped(r mem.Range) {
-	t.sp.prot.forget(r)
+	for _, g := range t.sp.guarded {
+		t.sp.prot.forget(g.Intersect(r))
+	}
 	t.as(waitCall, func() { t.v.Munmap(r.Start, r.Len()) })
 	t.sp.follow()
 }
@@ -116,7 +115,7 @@ func (t *task) mprotect(c tracee.Call) {
 	r, ok := pages(c.Args[0], c.Args[1])
 	prot := int(c.Args[2])
 	if !ok || !t.sp.touches(r) || prot&^7 != 0 {
-		t.let()
+		t.resume(0)
 		return
 	}
 	errno := t.sp.parts(r, func(part mem.Range, ours bool) syscall.Errno {
@@ -138,7 +137,7 @@ func (t *task) mprotect(c tracee.Call) {
 func (t *task) madvise(c tracee.Call) {
 	r, ok := pages(c.Args[0], c.Args[1])
 	if !ok || !t.sp.touches(r) {
-		t.let()
+		t.resume(0)
 		return
 	}
 	advice := int(int32(c.Args[2]))
@@ -158,7 +157,7 @@ func (t *task) madvise(c tracee.Call) {
 		}
 		t.resume(0)
 	default:
-		t.let()
+		t.resume(0)
 	}
 }
 
@@ -181,21 +180,19 @@ func (t *task) drop(r mem.Range, advice int) syscall.Errno {
 			}
 			t.sp.follow()
 			t.sp.apply(part)
-			t.applyShared(part)
+			t.p.applyAll()
 		}
 		_, errno := t.agentCall(unix.SYS_MADVISE, uintptr(part.Start), uintptr(part.Len()), uintptr(native))
 		return errno
 	})
 }
 
-// applyShared applies what the loss of an object's pages has changed in all
-// processes.
-func (t *task) applyShared(mem.Range) {
-	for _, sp := range t.p.spaces {
-		if len(sp.aliases) != 0 {
-			for _, al := range sp.aliases {
-				sp.apply(al.Range)
-			}
+// applyAll applies what the loss of an object's pages has changed, in whatever
+// process it is mapped.
+func (p *Provider) applyAll() {
+	for _, sp := range p.spaces {
+		for _, g := range sp.guarded {
+			sp.apply(g)
 		}
 	}
 }
@@ -205,25 +202,19 @@ func (t *task) populate(r mem.Range, write bool) {
 	for _, g := range t.sp.guarded {
 		part := g.Intersect(r)
 		for a := part.Start; a < part.End; a += mem.PageSize {
-			var errno syscall.Errno
-			t.as(waitCall, func() { errno = t.v.Want(a, write) })
-			if t.gone {
-				return
-			}
-			t.sp.apply(mem.MakeRange(a, mem.PageSize))
-			if errno != 0 {
+			if !t.bring(a, write) {
 				t.skip(negated(unix.EFAULT))
 				return
 			}
 		}
 	}
-	t.let()
+	t.resume(0)
 }
 
 func (t *task) mlock(c tracee.Call) {
 	r, ok := pages(c.Args[0]&^(mem.PageSize-1), c.Args[1]+c.Args[0]&(mem.PageSize-1))
 	if !ok || !t.sp.touches(r) {
-		t.let()
+		t.resume(0)
 		return
 	}
 	for _, g := range slices.Clone(t.sp.guarded) {
@@ -240,14 +231,14 @@ func (t *task) mlock(c tracee.Call) {
 			}
 		}
 	}
-	t.let()
+	t.resume(0)
 }
 
 // mmap is a mapping at a fixed address, which replaces what is there.
 func (t *task) mmap(c tracee.Call) {
 	r, ok := pages(c.Args[0], c.Args[1])
 	if !ok || !t.sp.touches(r) {
-		t.let()
+		t.resume(0)
 		return
 	}
 	if !t.run() {
@@ -270,7 +261,7 @@ func (t *task) brk(c tracee.Call) {
 	if !t.run() {
 		return
 	}
-	if t.call.Errno == 0 && addr(t.call.Ret) == addr(c.Args[0]) && t.heap(r) {
+	if t.call.Errno == 0 && addr(t.call.Ret) == addr(c.Args[0]) && !r.Empty() && t.sp.touches(r) {
 		t.unmapped(r)
 	}
 	t.resume(0)
@@ -283,7 +274,7 @@ func (t *task) mremap(c tracee.Call) {
 	to, okNew := pages(c.Args[4], max(c.Args[2], 1))
 	hit := okOld && t.sp.touches(old)
 	if !hit && !(fixed && okNew && t.sp.touches(to)) {
-		t.let()
+		t.resume(0)
 		return
 	}
 	if !hit {

@@ -47,13 +47,12 @@ func (t *task) poll(c tracee.Call) {
 	}
 	// The others are looked at without waiting: by ppoll, with a timeout of
 	// zero in memory of ours.
-	slot := t.pollSlot()
-	at := uintptr(0)
-	if t.sp.agent != nil {
-		clear(t.sp.agent.Data()[slot : slot+16])
-		at = uintptr(t.sp.agent.DataAddr()) + uintptr(slot)
+	if !t.planted() {
+		return
 	}
-	args := [6]uintptr{c.Args[0], c.Args[1], at}
+	slot := t.pollSlot()
+	clear(t.sp.agent.Data()[slot : slot+16])
+	args := [6]uintptr{c.Args[0], c.Args[1], uintptr(t.sp.agent.DataAddr()) + uintptr(slot)}
 	if inject.Rewrite(t.th.Tid(), unix.SYS_PPOLL, args) != nil || !t.run() {
 		return
 	}
@@ -70,8 +69,5 @@ func (t *task) poll(c tracee.Call) {
 			t.sp.Store(revents, b[:])
 		}
 	}
-	v := uintptr(ready)
-	if inject.Restore(t.th.Tid(), c.Nr, c.Args, &v) == nil {
-		t.resume(0)
-	}
+	t.restore(c, ready)
 }

@@ -104,8 +104,12 @@ func (p *protections) differ(r mem.Range, prot int, f func(run mem.Range)) {
 	flush()
 }
 
-// forget drops what is known of r.
+// forget drops what is known of r, which must not be much larger than what there
+// is.
 func (p *protections) forget(r mem.Range) {
+	if r.Empty() {
+		return
+	}
 	p.each(r, func(c *chunk, part mem.Range) {
 		if part.Len() == 1<<chunkShift {
 			delete(p.chunks, part.Start>>chunkShift)

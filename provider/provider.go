@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/sys"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/vkernel"
@@ -111,9 +112,6 @@ func (p *Provider) Wait() (tracee.Status, error) {
 
 // Kill ends the whole tree at once.
 func (p *Provider) Kill() { p.tracer.Kill() }
-
-// Pid returns the process id of the program.
-func (p *Provider) Pid() int { return p.tracer.Root().Pid() }
 
 // fatal ends the program because going on would show it wrong memory.
 func (p *Provider) fatal(what string, err error) {
@@ -237,17 +235,8 @@ func (p *Provider) Exec(pr *tracee.Process, old *tracee.Space) {
 
 // begin puts the first filter on the program.
 func (p *Provider) begin(pr *tracee.Process, th *tracee.Thread) {
-	s, err := inject.Open(th.Tid())
-	if err == nil {
-		err = s.Install(firstFilter())
-		if cerr := s.Close(); err == nil {
-			err = cerr
-		}
-	}
 	p.filters[pr] = &filters{}
-	if err != nil && !gone(err) {
-		p.fatal("install the first filter", err)
-	}
+	p.session("install the first filter", th, func(s *inject.Session) error { return s.Install(firstFilter()) })
 }
 
 // Fork implements [tracee.Handler].
@@ -255,7 +244,8 @@ func (p *Provider) Fork(parent, child *tracee.Process) {
 	if f := p.filters[parent]; f != nil {
 		c := f.clone()
 		p.filters[child] = c
-		if sharesFiles(parent.Pid(), child.Pid()) {
+		// Where the kernel cannot tell, they may.
+		if same, err := sys.SameFiles(parent.Pid(), child.Pid()); same || err != nil {
 			f.unshare()
 			c.unshare()
 		}

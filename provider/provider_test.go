@@ -6,25 +6,22 @@ package provider_test
 
 import (
 	"context"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/workload"
+	"github.com/faultline-go/faultline/internal/workload/measure"
 )
 
-// command builds faultline, once for all tests.
+// command builds faultline.
 func command(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "faultline")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/faultline-go/faultline/cmd/faultline")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build faultline: %v\n%s", err, out)
+	path, err := measure.Faultline(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
 	}
 	return path
 }
@@ -42,6 +39,25 @@ func TestProgram(t *testing.T) {
 			out, err := exec.CommandContext(ctx, faultline, append([]string{"provide", "--", program}, args...)...).CombinedOutput()
 			if err != nil {
 				t.Errorf("%v: %v\n%s", args, err, out)
+			}
+		})
+	}
+}
+
+// TestOdd has what went wrong once, each in a program that ends well on the
+// kernel's own call: a child that was never let go from a read or a poll; a
+// request for a range that cannot be, which kept us busy for ever; a vector in a
+// missing page; holes, which left zeros; memory that is given up while threads
+// fault in it; and the program's own handler of SIGSEGV.
+func TestOdd(t *testing.T) {
+	program := workload.Build(t, "uffdodd")
+	faultline := command(t)
+	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "leave", "signal"} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if out, err := exec.CommandContext(ctx, faultline, "provide", "--", program, name).CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
 			}
 		})
 	}

@@ -53,9 +53,7 @@ func (t *task) read(f *file, c tracee.Call) {
 		inKernel, t.native = true, true
 		if interrupted(t.call) {
 			// The kernel decides whether the call is made again.
-			ret := restart
-			_ = inject.Restore(t.th.Tid(), c.Nr, c.Args, &ret)
-			t.resume(0)
+			t.restore(c, -erestartsys)
 			return
 		}
 		// From here on it does not wait again: another reader may have been
@@ -78,8 +76,13 @@ func (t *task) done(inKernel bool, c tracee.Call, ret int64) {
 		t.skip(ret)
 		return
 	}
-	v := uintptr(ret)
-	if inject.Restore(t.th.Tid(), c.Nr, c.Args, &v) == nil {
+	t.restore(c, ret)
+}
+
+// restore makes another call than its own, which the thread has ended, appear to
+// have been c.
+func (t *task) restore(c tracee.Call, ret int64) {
+	if inject.Restore(t.th.Tid(), c.Nr, c.Args, uintptr(ret)) == nil {
 		t.resume(0)
 	}
 }
@@ -98,8 +101,6 @@ const (
 	erestartnohand = 514
 )
 
-var restart = ^uintptr(erestartsys - 1)
-
 func interrupted(c tracee.Call) bool {
 	return c.Errno == erestartnohand || c.Errno == erestartsys || c.Errno == unix.EINTR
 }
@@ -107,12 +108,11 @@ func interrupted(c tracee.Call) bool {
 // pollOwn has the thread wait until its own descriptor is readable. It reports
 // false if the thread has died.
 func (t *task) pollOwn(f *file, c tracee.Call) bool {
-	agent := t.sp.agent
-	if agent == nil {
+	if !t.planted() {
 		return false
 	}
-	// struct pollfd, in memory of ours that no other thread of the program
-	// uses at the same place: reads that wait have a place by their thread.
+	agent := t.sp.agent
+	// struct pollfd, in memory of ours.
 	slot := t.pollSlot()
 	b := agent.Data()[slot:]
 	binary.LittleEndian.PutUint32(b, uint32(c.Args[0]))
@@ -209,37 +209,36 @@ func (t *task) receive(c tracee.Call) {
 func (t *task) received(c tracee.Call) []int {
 	switch c.Nr {
 	case unix.SYS_RECVMSG:
-		return t.rights(addr(c.Args[1]))
+		return t.rights(addr(c.Args[1]), 1)
 	case unix.SYS_RECVMMSG:
-		var fds []int
-		const sizeofMmsghdr = 64
-		for i := range min(int(t.call.Ret), 64) {
-			fds = append(fds, t.rights(addr(c.Args[1])+mem.Addr(i*sizeofMmsghdr))...)
-		}
-		return fds
+		return t.rights(addr(c.Args[1]), int(t.call.Ret))
 	}
 	return []int{int(int32(t.call.Ret))}
 }
 
-// rights returns the descriptors that a message has brought.
-func (t *task) rights(hdr mem.Addr) (fds []int) {
-	var h [56]byte // struct msghdr
-	if t.sp.Load(hdr, h[:]) < len(h) {
-		return nil
-	}
-	n := binary.LittleEndian.Uint64(h[40:])
-	if n == 0 || n > 64<<10 {
-		return nil
-	}
-	control := make([]byte, n)
-	control = control[:t.sp.Load(mem.Addr(binary.LittleEndian.Uint64(h[32:])), control)]
-	msgs, err := unix.ParseSocketControlMessage(control)
-	if err != nil {
-		return nil
-	}
-	for i := range msgs {
-		if got, err := unix.ParseUnixRights(&msgs[i]); err == nil {
-			fds = append(fds, got...)
+// rights returns the descriptors in n messages, whose headers follow each other
+// if there are several.
+func (t *task) rights(hdr mem.Addr, n int) (fds []int) {
+	const sizeofMmsghdr, most = 64, 1024
+	for i := range min(n, most) {
+		var h [56]byte // struct msghdr
+		if t.sp.Load(hdr+mem.Addr(i*sizeofMmsghdr), h[:]) < len(h) {
+			break
+		}
+		size := binary.LittleEndian.Uint64(h[40:])
+		if size == 0 || size > 64<<10 {
+			continue
+		}
+		control := make([]byte, size)
+		control = control[:t.sp.Load(mem.Addr(binary.LittleEndian.Uint64(h[32:])), control)]
+		msgs, err := unix.ParseSocketControlMessage(control)
+		if err != nil {
+			continue
+		}
+		for k := range msgs {
+			if got, err := unix.ParseUnixRights(&msgs[k]); err == nil {
+				fds = append(fds, got...)
+			}
 		}
 	}
 	return fds

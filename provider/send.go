@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
-	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 )
 
@@ -32,15 +31,11 @@ func (t *task) send(c tracee.Call) {
 }
 
 // sent returns the descriptors in the messages of a call.
-func (t *task) sent(c tracee.Call) (fds []int) {
+func (t *task) sent(c tracee.Call) []int {
 	if c.Nr == unix.SYS_SENDMSG {
-		return t.rights(addr(c.Args[1]))
+		return t.rights(addr(c.Args[1]), 1)
 	}
-	const sizeofMmsghdr = 64
-	for i := range min(int(uint32(c.Args[2])), 64) {
-		fds = append(fds, t.rights(addr(c.Args[1])+mem.Addr(i*sizeofMmsghdr))...)
-	}
-	return fds
+	return t.rights(addr(c.Args[1]), int(uint32(c.Args[2])))
 }
 
 // expect has a process report what it receives. Its threads are interrupted: one
@@ -60,16 +55,7 @@ func (p *Provider) prepareReceiver(th *tracee.Thread) {
 	if f == nil || t.job != nil {
 		return
 	}
-	s, err := inject.Open(th.Tid())
-	if err == nil {
-		err = p.receiver(s, t, f)
-		if cerr := s.Close(); err == nil {
-			err = cerr
-		}
-	}
-	if err != nil && !gone(err) {
-		p.fatal(fmt.Sprintf("make pid %d ready for a descriptor", pr.Pid()), err)
-	}
+	p.session("make a process ready for a descriptor", th, func(s *inject.Session) error { return p.receiver(s, t, f) })
 }
 
 func (p *Provider) receiver(s *inject.Session, t *task, f *filters) error {

@@ -44,6 +44,7 @@ type space struct {
 	prot    protections
 	ops     []inject.Op // on their way to the agent
 	aliases []alias
+	moved   []mem.Range // from where a request has moved pages
 }
 
 // alias is a second mapping of shared memory, ours, by which pages get their
@@ -199,7 +200,13 @@ func (sp *space) Move(dst, src mem.Addr) syscall.Errno {
 	if !sp.do("move a page", closed) {
 		return unix.ENOMEM
 	}
-	sp.prot.set(mem.MakeRange(src, mem.PageSize), unix.PROT_NONE)
+	from := mem.MakeRange(src, mem.PageSize)
+	sp.prot.set(from, unix.PROT_NONE)
+	if last := len(sp.moved) - 1; last >= 0 && sp.moved[last].End == src {
+		sp.moved[last].End = from.End
+	} else {
+		sp.moved = append(sp.moved, from)
+	}
 	var page [mem.PageSize]byte
 	if _, err := unix.Pread(int(sp.mem.Fd()), page[:], int64(src)); err != nil {
 		return unix.EFAULT

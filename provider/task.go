@@ -33,8 +33,9 @@ type task struct {
 	stop  func()
 	yield func(struct{}) bool
 
-	wait  waitKind
-	since time.Time // of the wait
+	wait   waitKind
+	since  time.Time // of the wait
+	waited bool      // the job has parked
 	// native says that the read which waits is to wait in the kernel.
 	native bool
 	call   tracee.Call // at the exit of a call that the thread was let make
@@ -43,10 +44,13 @@ type task struct {
 	stops  int
 	gone   bool // the thread is no more
 
-	// seen counts faults at one place in a row, which tells a fault that
-	// nothing resolves.
+	// seen counts faults at one place in a row for which there was nothing to
+	// do, which tells a fault that nothing resolves.
 	seenAt, seenPC mem.Addr
 	seen           int
+	// lates counts faults at one place in a row that have come too late.
+	lateAt, latePC mem.Addr
+	lates          int
 
 	args [40]byte // of an ioctl
 
@@ -110,7 +114,7 @@ func (t *task) as(kind waitKind, f func()) {
 
 // park suspends the job until wake.
 func (t *task) park() {
-	t.since = time.Now()
+	t.since, t.waited = time.Now(), true
 	t.p.parked.Add(1)
 	t.yield(struct{}{})
 	t.p.parked.Add(-1)
@@ -183,24 +187,28 @@ func negated(errno syscall.Errno) int64 { return -int64(errno) }
 // session runs f with system calls in the stopped thread. It reports whether
 // the thread is still there; an error of f's other than a death is fatal.
 func (t *task) session(what string, f func(s *inject.Session) error) bool {
-	if t.gone {
-		return false
-	}
-	s, err := inject.Open(t.th.Tid())
+	return !t.gone && t.p.session(what, t.th, f)
+}
+
+// session is that for a thread of which nothing need be known.
+func (p *Provider) session(what string, th *tracee.Thread, f func(s *inject.Session) error) bool {
+	s, err := inject.Open(th.Tid())
 	if err == nil {
 		err = f(s)
 		if cerr := s.Close(); err == nil {
 			err = cerr
 		}
 	}
-	switch {
-	case err == nil:
-		return true
-	case gone(err):
-		return false
+	if err != nil && !gone(err) {
+		p.fatal(what, err)
 	}
-	t.p.fatal(what, err)
-	return false
+	return err == nil
+}
+
+// planted makes sure that there is an agent, which a child has only if it needs
+// one. It reports whether the thread is still there.
+func (t *task) planted() bool {
+	return t.sp.agent != nil || t.session("plant an agent", t.sp.plant)
 }
 
 // disturbed reports whether a signal waits for the thread that ends a wait.

@@ -5,6 +5,7 @@
 package provider
 
 import (
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,40 +22,34 @@ const mostTries = 1000
 
 // use has a thread make a call whose buffers may lie in registered memory: the
 // pages come first, as they do when the kernel faults on them in the midst of
-// the call.
+// the call. What a page brings may be where others are, as in a vector.
 func (t *task) use(c tracee.Call) {
 	if t.calls.nr != c.Nr || t.calls.args != c.Args {
 		t.calls.nr, t.calls.args, t.calls.tries = c.Nr, c.Args, 0
 	}
-	t.ranges = sysargs.Ranges(t.ranges[:0], c.Nr, c.Args, t.sp.Load)
-	hit := false
-	for _, r := range t.ranges {
-		for _, g := range t.sp.guarded {
-			part := g.Intersect(r.Range)
-			for a := part.Start; a < part.End; a = a.Down() + mem.PageSize {
-				hit = true
-				var errno syscall.Errno
-				t.as(waitCall, func() { errno = t.v.Want(a, r.Write) })
-				if t.gone {
-					return
-				}
-				t.sp.apply(mem.MakeRange(a.Down(), mem.PageSize))
-				if errno != 0 {
-					// The call finds that out by itself.
-					t.resume(0)
-					return
-				}
-			}
+	for {
+		t.ranges = sysargs.Ranges(t.ranges[:0], c.Nr, c.Args, t.sp.Load)
+		if !t.lacks(nil) {
+			break
+		}
+		if !t.lacks(t.bring) {
+			break // the call finds out by itself what cannot be had
+		}
+		if t.gone {
+			return
 		}
 	}
-	if !hit {
+	if t.gone {
+		return
+	}
+	if !slices.ContainsFunc(t.ranges, func(r sysargs.Range) bool { return t.sp.touches(r.Range) }) {
 		t.resume(0)
 		return
 	}
 	if !t.run() {
 		return
 	}
-	if t.call.Errno == unix.EFAULT && t.lost() && t.calls.tries < mostTries {
+	if t.call.Errno == unix.EFAULT && t.lacks(nil) && t.calls.tries < mostTries {
 		t.calls.tries++
 		t.again(c)
 		return
@@ -62,24 +57,43 @@ func (t *task) use(c tracee.Call) {
 	t.resume(0)
 }
 
-// lost reports whether a page that a call needs is away again, by no fault of
-// the call's.
-func (t *task) lost() bool {
+// lacks reports whether a page that the call needs does not allow what the call
+// does with it. With bring set it is called for each such page, and lacks goes
+// on to the next as long as it returns true, and reports whether it always did.
+func (t *task) lacks(bring func(a mem.Addr, write bool) bool) bool {
 	for _, r := range t.ranges {
+		need := uint8(unix.PROT_READ)
+		if r.Write {
+			need = unix.PROT_WRITE
+		}
 		for _, g := range t.sp.guarded {
 			part := g.Intersect(r.Range)
 			for a := part.Start; a < part.End; a = a.Down() + mem.PageSize {
-				need := uint8(unix.PROT_READ)
-				if r.Write {
-					need = unix.PROT_WRITE
+				if t.sp.prot.at(a)&need != 0 {
+					continue
 				}
-				if t.sp.prot.at(a)&need == 0 {
+				if bring == nil {
 					return true
+				}
+				if !bring(a, r.Write) {
+					return false
 				}
 			}
 		}
 	}
-	return false
+	return bring != nil
+}
+
+// bring waits until the page at a is there for a system call. It reports false
+// if it cannot be had, or if the thread has died.
+func (t *task) bring(a mem.Addr, write bool) bool {
+	var errno syscall.Errno
+	t.as(waitCall, func() { errno = t.v.Want(a, write) })
+	if t.gone {
+		return false
+	}
+	t.sp.apply(mem.MakeRange(a.Down(), mem.PageSize))
+	return errno == 0
 }
 
 // decode reports whether the instruction at which the thread stands writes to

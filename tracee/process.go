@@ -146,9 +146,6 @@ func (th *Thread) leave() bool {
 	return taken
 }
 
-// Kept reports whether the thread is kept.
-func (th *Thread) Kept() bool { return th.kept }
-
 // nativeArch is the AUDIT_ARCH_ value of this binary.
 var nativeArch = map[string]uint32{
 	"amd64": unix.AUDIT_ARCH_X86_64,

@@ -170,6 +170,43 @@ func (o *object) revive() bool {
 	return true
 }
 
+// Reflects reports whether memory of a mirror maps o.
+func (k *Kernel) Reflects(o Object) bool {
+	obj := k.object(o)
+	if obj == nil {
+		return false
+	}
+	obj.put()
+	return true
+}
+
+// Punch takes the pages that lie wholly within n bytes from off on from the
+// mirror of o, and from all that map it.
+func (k *Kernel) Punch(o Object, off, n uint64) {
+	if obj := k.object(o); obj != nil {
+		obj.punch(off, n)
+		obj.put()
+	}
+}
+
+// Truncate sets the size of the mirror of o.
+func (k *Kernel) Truncate(o Object, size uint64) {
+	if obj := k.object(o); obj != nil {
+		obj.truncate(size)
+		obj.put()
+	}
+}
+
+// object returns the mirror of o with a reference, nil if there is none.
+func (k *Kernel) object(o Object) *object {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if obj := k.objects[o]; obj != nil && obj.revive() {
+		return obj
+	}
+	return nil
+}
+
 // learn brings what the mirror knows of the pages of r, a part of v, up to
 // date. What it knows of pages that it watches for being missing is right
 // anyway.

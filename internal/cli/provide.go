@@ -24,13 +24,8 @@ func newProvide() *cobra.Command {
 			"call runs as fast as alone. The exit status is its own.",
 		Example:     "  faultline provide -- stress-ng --userfaultfd 1 -t 10",
 		Annotations: map[string]string{ownStatus: strconv.Itoa(ExitOwn)},
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError(cmd, "no program is named")
-			}
-			return nil
-		},
-		RunE: provide,
+		Args:        aProgram,
+		RunE:        provide,
 	}
 }
 

@@ -54,13 +54,8 @@ func newRun() *cobra.Command {
 			"  faultline run --limit 25% --stats -- python3 train.py\n" +
 			"  faultline run --limit 512MiB --store file:/scratch/pages?max=20GiB -- ./server",
 		Annotations: map[string]string{ownStatus: strconv.Itoa(ExitOwn)},
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError(cmd, "no program is named")
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
+		Args:        aProgram,
+		RunE:        func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false) // what follows the program is the program's
@@ -79,6 +74,14 @@ func newRun() *cobra.Command {
 		_ = cmd.RegisterFlagCompletionFunc(name, complete)
 	}
 	return cmd
+}
+
+// aProgram is the arguments of commands that run a program: there must be one.
+func aProgram(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usageError(cmd, "no program is named")
+	}
+	return nil
 }
 
 // completeStore completes the scheme. Shells complete no path behind one.

@@ -29,13 +29,8 @@ func newTrace() *cobra.Command {
 			"  faultline trace -o trace.txt -- qemu-system-x86_64 ...\n" +
 			"  faultline trace --json -o /dev/stdout -- ./manager | jq .woken",
 		Annotations: map[string]string{ownStatus: strconv.Itoa(ExitOwn)},
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError(cmd, "no program is named")
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error { return trace(cmd, output, args) },
+		Args:        aProgram,
+		RunE:        func(cmd *cobra.Command, args []string) error { return trace(cmd, output, args) },
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false) // what follows the program is the program's

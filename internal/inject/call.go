@@ -71,18 +71,13 @@ func Rewrite(tid int, nr uintptr, args [6]uintptr) error {
 }
 
 // Restore makes a thread at the exit stop of a call that was rewritten appear to
-// have made the original one, with the result that it has, or ret if that is
-// set.
-func Restore(tid int, nr uintptr, args [6]uintptr, ret *uintptr) error {
+// have made the original one, which returned ret.
+func Restore(tid int, nr uintptr, args [6]uintptr, ret uintptr) error {
 	var r regs
 	if err := getRegs(tid, &r); err != nil {
 		return err
 	}
-	got := result(&r)
-	if ret != nil {
-		got = *ret
-	}
-	restoreCall(&r, nr, &args, got)
+	restoreCall(&r, nr, &args, ret)
 	return setRegs(tid, &r)
 }
 
@@ -113,16 +108,10 @@ type Signal struct {
 	Signo unix.Signal
 	Code  int      // positive if the kernel made it
 	Addr  mem.Addr // of a fault
-	Arch  uint32   // of a call that was refused
 }
 
-// Kernel signal codes, sigaction(2).
-const (
-	SegvMapErr = 1
-	SegvAccErr = 2
-	BusAdrErr  = 2
-	SysSeccomp = 1
-)
+// SysSeccomp is the code of a SIGSYS that a filter has sent; sigaction(2).
+const SysSeccomp = 1
 
 // ReadSignal reads the signal of a thread at its delivery stop.
 func ReadSignal(tid int) (Signal, error) {
@@ -130,11 +119,7 @@ func ReadSignal(tid int) (Signal, error) {
 	if err != nil {
 		return Signal{}, err
 	}
-	sig := Signal{Signo: unix.Signal(si.signo), Code: int(si.code), Addr: mem.Addr(uint64(uint32(si.pid)) | uint64(uint32(si.uid))<<32)}
-	if sig.Signo == unix.SIGSYS {
-		sig.Arch = si.arch()
-	}
-	return sig, nil
+	return Signal{Signo: unix.Signal(si.signo), Code: int(si.code), Addr: mem.Addr(uint64(uint32(si.pid)) | uint64(uint32(si.uid))<<32)}, nil
 }
 
 // WriteSignal changes it.

@@ -87,11 +87,8 @@ type siginfo struct {
 	signo, errno, code int32
 	_                  int32
 	pid, uid, status   int32
-	sysArch            uint32 // of SIGSYS
-	_                  [128 - 32]byte
+	_                  [128 - 28]byte
 }
-
-func (si *siginfo) arch() uint32 { return si.sysArch }
 
 func getSiginfo(tid int) (si siginfo, err error) {
 	if err := ptracePtr(unix.PTRACE_GETSIGINFO, tid, 0, unsafe.Pointer(&si)); err != nil {
