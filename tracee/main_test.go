@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/faultline-go/faultline/internal/sandbox"
 	"github.com/faultline-go/faultline/internal/testutil"
 )
 
@@ -27,6 +28,7 @@ const budget = 20 * time.Second
 const miniName = "tracee-mini-supervisor"
 
 func TestMain(m *testing.M) {
+	sandbox.Main()
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case miniName:

@@ -112,10 +112,15 @@ func (t *Tracer) fork(by *Thread, tid, event int) *Thread {
 // CLONE_VFORK, not from CLONE_VM.
 func sharesSpace(by, tid, event int) bool {
 	same, err := sameSpace(by, tid) // by is the thread: the leader may be dead
-	if err != nil {
-		return event == unix.PTRACE_EVENT_VFORK // nearly always right
+	if err == nil {
+		return same
 	}
-	return same
+	// Container runtimes refuse kcmp. What the parent called tells as well,
+	// unless it is dead, or of another ABI.
+	if flags, _, ok := cloneFlags(by); ok {
+		return flags&unix.CLONE_VM != 0
+	}
+	return event == unix.PTRACE_EVENT_VFORK
 }
 
 // firstStop handles the stop in which every new task begins.

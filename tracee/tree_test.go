@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/sandbox"
 )
 
 // Tasks made in every way: the program's own checks hold, and nothing is
@@ -90,6 +92,22 @@ func TestSharedSpaces(t *testing.T) {
 			len(h.old) > 0 && h.old[0] != want.old[0] {
 			t.Errorf("%s: %+v, want %+v", what, *h, want)
 		}
+	}
+}
+
+// TestSharedSpacesWithoutKcmp is TestSharedSpaces in a container, where kcmp(2)
+// is refused: a child that was made with CLONE_VM had a space of its own.
+func TestSharedSpacesWithoutKcmp(t *testing.T) {
+	tool(t, "tasks") // or there is nothing to run
+	cmd, err := sandbox.Command(t.Context(), sandbox.Options{Refuse: []sandbox.Refusal{{Call: unix.SYS_KCMP, Errno: unix.EPERM}}},
+		"/proc/self/exe", "-test.run=^TestSharedSpaces$", "-test.v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Dir = "" // the test compiles its program
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestSharedSpaces")) {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

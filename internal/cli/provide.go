@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"strconv"
@@ -45,7 +46,7 @@ func provide(cmd *cobra.Command, args []string) error {
 	}
 	status, err := p.Wait()
 	if err != nil {
-		return startError(args[0], err)
+		return fmt.Errorf("%s: %w", args[0], err)
 	}
 	if status.Signal() != 0 {
 		tracee.MirrorExit(status) // does not return

@@ -240,9 +240,10 @@ func (p *planting) share(t *Session, a *Agent) (fd uintptr, err error) {
 	if a.pidfd, err = unix.PidfdOpen(p.tid, 0); err != nil {
 		return 0, fmt.Errorf("pidfd_open (needs Linux 5.3): %w", err)
 	}
-	own, err := a.FD(int(fd))
+	// pidfd_getfd would do as well, but container runtimes refuse it.
+	own, err := unix.Open(fmt.Sprintf("/proc/%d/fd/%d", p.tid, fd), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("open the shared area: %w", err)
 	}
 	defer unix.Close(own)
 	// Sized from here, where the program's RLIMIT_FSIZE does not reach, and
