@@ -23,7 +23,11 @@ const (
 	Mremap
 	Madvise
 	Mlock
+	Mlock2 // address, length, flags
+	Mlockall
 	Munlock
+	Munlockall
+	Brk // the result is the end, changed or not
 	Mincore
 	MemfdCreate // the flags; the name does not matter
 	Ftruncate
@@ -57,7 +61,8 @@ const (
 
 var callNames = [numCalls]string{
 	"load8", "load64", "store8", "store64", "cas64", "copymem",
-	"mmap", "munmap", "mprotect", "mremap", "madvise", "mlock", "munlock", "mincore",
+	"mmap", "munmap", "mprotect", "mremap", "madvise", "mlock", "mlock2", "mlockall", "munlock", "munlockall",
+	"brk", "mincore",
 	"memfd_create", "ftruncate", "fallocate", "userfaultfd", "open(/dev/userfaultfd)",
 	"open(pagemap)", "open(/proc/self/mem)", "open(file)", "reopen", "ioctl", "read", "pread", "readv",
 	"preadv2", "write", "lseek", "poll", "select", "epoll_create", "epoll_ctl", "epoll_wait",
@@ -98,6 +103,12 @@ const (
 	MadvPopulateWrite  = 23
 	MadvDontneedLocked = 24
 	MadvCollapse       = 25
+
+	MlockOnFault = 1
+
+	MclCurrent = 1
+	MclFuture  = 2
+	MclOnFault = 4
 
 	MfdHugetlb = 0x4 | 21<<26 // of 2 MiB
 

@@ -15,7 +15,8 @@ import (
 // callNumbers has the calls that are system calls with the same arguments.
 var callNumbers = map[Call]uint64{
 	Mmap: unix.SYS_MMAP, Munmap: unix.SYS_MUNMAP, Mprotect: unix.SYS_MPROTECT, Mremap: unix.SYS_MREMAP,
-	Madvise: unix.SYS_MADVISE, Mlock: unix.SYS_MLOCK, Munlock: unix.SYS_MUNLOCK, Mincore: unix.SYS_MINCORE,
+	Madvise: unix.SYS_MADVISE, Mincore: unix.SYS_MINCORE, Brk: unix.SYS_BRK,
+	Mlock: unix.SYS_MLOCK, Mlock2: unix.SYS_MLOCK2, Mlockall: unix.SYS_MLOCKALL, Munlock: unix.SYS_MUNLOCK, Munlockall: unix.SYS_MUNLOCKALL,
 	Ftruncate: unix.SYS_FTRUNCATE, Fallocate: unix.SYS_FALLOCATE,
 	Userfaultfd: unix.SYS_USERFAULTFD, Ioctl: unix.SYS_IOCTL,
 	Read: unix.SYS_READ, Pread: unix.SYS_PREAD64, Readv: unix.SYS_READV, Write: unix.SYS_WRITE, Lseek: unix.SYS_LSEEK,

@@ -93,8 +93,14 @@ var modelCalls = map[Call]func(*modelTask, [6]uint64) Result{
 	Madvise: func(t *modelTask, a [6]uint64) Result {
 		return fine(t.th.Madvise(mem.Addr(a[0]), a[1], int(a[2])))
 	},
-	Mlock:   func(t *modelTask, a [6]uint64) Result { return fine(t.th.Mlock(mem.Addr(a[0]), a[1])) },
-	Munlock: func(t *modelTask, a [6]uint64) Result { return fine(t.th.Munlock(mem.Addr(a[0]), a[1])) },
+	Mlock: func(t *modelTask, a [6]uint64) Result { return fine(t.th.Mlock(mem.Addr(a[0]), a[1])) },
+	Mlock2: func(t *modelTask, a [6]uint64) Result {
+		return fine(t.th.Mlock2(mem.Addr(a[0]), a[1], int(a[2])))
+	},
+	Mlockall:   func(t *modelTask, a [6]uint64) Result { return fine(t.th.Mlockall(int(a[0]))) },
+	Munlock:    func(t *modelTask, a [6]uint64) Result { return fine(t.th.Munlock(mem.Addr(a[0]), a[1])) },
+	Munlockall: func(t *modelTask, a [6]uint64) Result { return fine(t.th.Munlockall()) },
+	Brk:        func(t *modelTask, a [6]uint64) Result { return number(t.th.Brk(mem.Addr(a[0])), 0) },
 	MemfdCreate: func(t *modelTask, a [6]uint64) Result {
 		// The model has one size of huge pages, which need not be asked for.
 		return number(t.th.MemfdCreate("case", int(a[0]&(1<<26-1))))

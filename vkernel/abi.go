@@ -33,6 +33,15 @@ const (
 	MremapDontUnmap = 4
 )
 
+// Flags of mlock2(2) and mlockall(2).
+const (
+	MlockOnFault = 1
+
+	MclCurrent = 1
+	MclFuture  = 2
+	MclOnFault = 4
+)
+
 // Advice of madvise(2).
 const (
 	MadvNormal         = 0
@@ -106,6 +115,9 @@ const (
 	// taskSize is the first address that a process cannot map, as on amd64
 	// with four levels of page tables.
 	taskSize = 0x7fff_ffff_f000
+	// heapStart is where the heap begins, which is empty at first. A kernel
+	// takes an address behind the program.
+	heapStart = 0x5555_5555_6000
 	// mmapTop is where the search for room starts, downwards. A kernel takes
 	// a random address below the stack.
 	mmapTop = 0x7fff_f7ff_f000

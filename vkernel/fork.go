@@ -32,6 +32,7 @@ func (th *Thread) ForkWith(started func(child *Process)) (*Process, syscall.Errn
 		return nil, EINTR
 	}
 	child.mu.Lock() // nobody sees it yet; for the helpers' preconditions
+	child.brk = as.brk
 	c := cloner{from: as, to: child, told: &told, heirs: make(map[*uffd]*uffd)}
 	for v := as.vmas.find(0); v != nil; v = as.vmas.next(v) {
 		c.vma(v)
@@ -73,7 +74,7 @@ func (c *cloner) vma(v *vma) {
 		return
 	}
 	n := *v
-	n.flags &^= vmLocked
+	n.flags &^= vmLockedMask
 	n.uffd = c.heir(v.uffd)
 	if n.uffd == nil {
 		n.flags &^= vmUffd

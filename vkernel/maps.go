@@ -12,8 +12,8 @@ import (
 // Maps returns the text of /proc/PID/maps.
 func (p *Process) Maps() string {
 	var b strings.Builder
-	p.eachVMA(func(v *vma) {
-		b.WriteString(v.mapsLine())
+	p.eachVMA(func(as *space, v *vma) {
+		b.WriteString(as.mapsLine(v))
 		b.WriteByte('\n')
 	})
 	return b.String()
@@ -23,8 +23,8 @@ func (p *Process) Maps() string {
 // /proc/PID/smaps.
 func (p *Process) Smaps() string {
 	var b strings.Builder
-	p.eachVMA(func(v *vma) {
-		b.WriteString(v.mapsLine())
+	p.eachVMA(func(as *space, v *vma) {
+		b.WriteString(as.mapsLine(v))
 		b.WriteString("\nVmFlags: ")
 		for _, f := range flagNames {
 			if v.is(f.flag) {
@@ -37,17 +37,17 @@ func (p *Process) Smaps() string {
 	return b.String()
 }
 
-func (p *Process) eachVMA(fn func(v *vma)) {
+func (p *Process) eachVMA(fn func(as *space, v *vma)) {
 	as := p.as.Load()
 	as.mu.RLock()
 	defer as.mu.RUnlock()
 	as.vmas.all(mem.Range{Start: 0, End: taskSize}, func(v *vma) bool {
-		fn(v)
+		fn(as, v)
 		return true
 	})
 }
 
-func (v *vma) mapsLine() string {
+func (as *space) mapsLine(v *vma) string {
 	perm := []byte("---p")
 	for i, f := range []vmaFlags{vmRead, vmWrite, vmExec, vmMayShare} {
 		if v.is(f) {
@@ -58,6 +58,8 @@ func (v *vma) mapsLine() string {
 	name := ""
 	if v.obj != nil {
 		off, inode, name = v.off, v.obj.id, v.obj.name
+	} else if as.brk > heapStart && v.start < as.brk && v.end > heapStart {
+		name = "[heap]"
 	}
 	line := fmt.Sprintf("%08x-%08x %s %08x %02x:%02x %d ", uint64(v.start), uint64(v.end), perm, off, 0, min(inode, 1), inode)
 	if name != "" {

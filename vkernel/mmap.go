@@ -17,6 +17,8 @@ type mapping struct {
 	off   uint64
 	file  *file
 	vm    vmaFlags
+	// populate is whether the pages are to come at once.
+	populate bool
 }
 
 const mapKnown = MapShared | MapPrivate | MapFixed | MapAnonymous | MapGrowsDown | MapLocked |
@@ -43,9 +45,8 @@ func (th *Thread) Mmap(addr mem.Addr, length uint64, prot, flags, fd int, off ui
 	if errno != 0 {
 		return 0, errno
 	}
-	if flags&(MapPopulate|MapLocked) != 0 && flags&MapNonblock == 0 || m.vm&vmLocked != 0 {
-		// Whether the pages come is not told.
-		th.populate(mem.MakeRange(at, m.n), prot&ProtWrite != 0)
+	if m.populate {
+		th.populateMapped(mem.MakeRange(at, m.n)) // whether they come is not told
 	}
 	return at, 0
 }
@@ -101,7 +102,6 @@ func (m *mapping) check(prot int) syscall.Errno {
 	}
 	if huge {
 		m.vm |= vmHugetlb | vmDontExpand
-		m.vm &^= vmLocked
 	} else if m.vm&vmShared == 0 && m.vm&(vmWrite|vmNoReserve) == vmWrite {
 		m.vm |= vmAccount
 	}
@@ -135,6 +135,11 @@ func (m *mapping) place() (mem.Addr, syscall.Errno) {
 	}
 	if as.vmas.count >= as.k.maxMaps {
 		return 0, ENOMEM
+	}
+	m.vm |= as.future
+	m.populate = m.vm&vmLocked != 0 || m.flags&(MapPopulate|MapNonblock) == MapPopulate
+	if m.vm&vmHugetlb != 0 {
+		m.vm &^= vmLockedMask
 	}
 	at, errno := m.room(as)
 	if errno != 0 {

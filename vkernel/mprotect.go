@@ -29,7 +29,7 @@ func (th *Thread) Mprotect(addr mem.Addr, length uint64, prot int) syscall.Errno
 	var locked []mem.Range // private locked memory that becomes writable
 	errno := as.alterAll(mem.MakeRange(addr, n), func(v *vma, part mem.Range) (vmaFlags, syscall.Errno) {
 		want := vmaFlags(prot)
-		if v.flags&(vmWrite|vmShared|vmLocked) == vmLocked && want&vmWrite != 0 {
+		if v.flags&(vmWrite|vmShared|vmLockedMask) == vmLocked && want&vmWrite != 0 {
 			locked = append(locked, part)
 		}
 		if v.flags/vmMayRead&want != want {
@@ -120,87 +120,6 @@ func (as *space) applyAccess(v *vma, part mem.Range) {
 	}
 }
 
-// Mlock locks a range, which brings its pages in. A page that cannot be had
-// is ENOMEM, and the range stays locked.
-func (th *Thread) Mlock(addr mem.Addr, length uint64) syscall.Errno {
-	th.enter()
-	defer th.leave()
-	r, errno := lockRange(addr, length)
-	if errno != 0 || r.Empty() {
-		return errno
-	}
-	if errno := th.setLocked(r, vmLocked); errno != 0 {
-		return errno
-	}
-	if errno := th.populateLocked(r); errno != 0 {
-		switch errno {
-		case EFAULT, EINVAL, EHWPOISON: // not to be had, or not with this protection
-			return ENOMEM
-		}
-		return errno
-	}
-	return 0
-}
-
-// Munlock takes the lock off.
-func (th *Thread) Munlock(addr mem.Addr, length uint64) syscall.Errno {
-	th.enter()
-	defer th.leave()
-	r, errno := lockRange(addr, length)
-	if errno != 0 || r.Empty() {
-		return errno
-	}
-	return th.setLocked(r, 0)
-}
-
-func lockRange(addr mem.Addr, length uint64) (mem.Range, syscall.Errno) {
-	r := mem.Range{Start: addr.Down(), End: (addr + mem.Addr(length)).Up()}
-	if r.End < r.Start {
-		return r, EINVAL
-	}
-	return r, 0
-}
-
-func (th *Thread) setLocked(r mem.Range, locked vmaFlags) syscall.Errno {
-	as := th.p.as.Load()
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	return as.alterAll(r, func(v *vma, _ mem.Range) (vmaFlags, syscall.Errno) {
-		if v.hugetlb() {
-			return v.flags, 0
-		}
-		return v.flags&^vmLocked | locked, 0
-	}, nil)
-}
-
-// populateLocked brings in the pages of a locked range, for writing where the
-// memory is private and can be written.
-func (th *Thread) populateLocked(r mem.Range) syscall.Errno {
-	as := th.p.as.Load()
-	for at := r.Start; at < r.End; {
-		as.mu.RLock()
-		v := as.vmas.find(at)
-		if v == nil || v.start >= r.End {
-			as.mu.RUnlock()
-			return 0 // somebody has unmapped it meanwhile
-		}
-		at = max(at, v.start)
-		end, write, access := min(v.end, r.End), v.is(vmWrite) && !v.shared(), v.is(vmAccess)
-		as.mu.RUnlock()
-		if !access {
-			return EFAULT
-		}
-		switch errno := th.populate(mem.Range{Start: at, End: end}, write); errno {
-		case 0:
-			at = end
-		case ENOMEM, EINVAL: // unmapped or protected meanwhile: look again
-		default:
-			return errno
-		}
-	}
-	return 0
-}
-
 // populate brings in the pages of r.
 func (th *Thread) populate(r mem.Range, write bool) syscall.Errno {
 	as := th.p.as.Load()
@@ -240,5 +159,15 @@ func (as *space) poisoned(a mem.Addr) bool {
 
 // accessible reports whether an access needs no fault.
 func (as *space) accessible(a mem.Addr, write bool) bool {
-	return as.touch(a, nil, &operation{write: write})
+	s := as.pt.slot(a, false)
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.huge
+	if e == 0 {
+		e = s.get(index(a))
+	}
+	return e.readable() && (!write || e.writable())
 }

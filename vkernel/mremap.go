@@ -17,6 +17,7 @@ type remapping struct {
 	newLen uint64
 	flags  int
 	to     mem.Addr
+	locked bool // and grows
 	// The events, in the order in which they are told: what made room, that
 	// memory has moved, and what is no longer there.
 	early    news
@@ -36,11 +37,16 @@ func (th *Thread) Mremap(addr mem.Addr, oldLen, newLen uint64, flags int, newAdd
 		return 0, errno
 	}
 	m.as.mu.Lock()
-	at, errno := m.locked()
+	at, errno := m.apply()
 	if errno == EFAULT && m.many() {
 		at, errno = m.each()
 	}
 	m.as.mu.Unlock()
+	if errno == 0 && m.locked {
+		// What is asked for these pages is not told before that the memory has
+		// moved, and cannot fill any until it knows.
+		th.populateMapped(mem.Range{Start: at + mem.Addr(m.old.Len()), End: at + mem.Addr(m.newLen)})
+	}
 	m.early.deliver(th)
 	if m.moved != nil {
 		m.moved.deliver(th)
@@ -70,8 +76,8 @@ func (m *remapping) check(addr mem.Addr, oldLen uint64) syscall.Errno {
 	return 0
 }
 
-// locked does the work with the lock held for writing.
-func (m *remapping) locked() (mem.Addr, syscall.Errno) {
+// apply does the work with the lock held for writing.
+func (m *remapping) apply() (mem.Addr, syscall.Errno) {
 	as := m.as
 	v := as.vmas.find(m.old.Start)
 	if v == nil || v.start > m.old.Start {
@@ -80,7 +86,7 @@ func (m *remapping) locked() (mem.Addr, syscall.Errno) {
 	if v.hugetlb() {
 		m.old.End = (m.old.End + v.pageMask()) &^ v.pageMask()
 		m.newLen = (m.newLen + uint64(v.pageMask())) &^ uint64(v.pageMask())
-		if m.newLen > m.old.Len() || m.old.End <= v.end && (m.old.Start|m.to)&v.pageMask() != 0 {
+		if m.newLen > m.old.Len() || !m.spans(v) && (m.old.Start|m.to)&v.pageMask() != 0 {
 			return 0, EINVAL
 		}
 	}
@@ -94,12 +100,13 @@ func (m *remapping) locked() (mem.Addr, syscall.Errno) {
 	if !fixed && !dontunmap && m.old.Len() >= m.newLen {
 		return m.shrink()
 	}
-	if m.old.End > v.end {
+	if m.spans(v) {
 		return 0, EFAULT
 	}
 	if m.newLen > m.old.Len() && v.is(vmDontExpand) {
 		return 0, EFAULT
 	}
+	m.locked = m.newLen > m.old.Len() && v.is(vmLocked)
 	if !fixed && !dontunmap && m.old.End == v.end && !m.old.Empty() && m.grow(v) {
 		return m.old.Start, 0
 	}
@@ -107,6 +114,11 @@ func (m *remapping) locked() (mem.Addr, syscall.Errno) {
 		return 0, ENOMEM
 	}
 	return m.move(v)
+}
+
+// spans reports whether what is to move ends behind v.
+func (m *remapping) spans(v *vma) bool {
+	return min(m.old.Len(), m.newLen) > uint64(v.end-m.old.Start)
 }
 
 // many reports whether this is a move of several VMAs to a fixed place, which
@@ -133,7 +145,7 @@ func (m *remapping) each() (mem.Addr, syscall.Errno) {
 		m.old.Start = max(m.old.Start, at)
 		m.newLen, m.to = m.old.Len(), to+(m.old.Start-all.Start)
 		at = m.old.End
-		if _, errno := m.locked(); errno != 0 {
+		if _, errno := m.apply(); errno != 0 {
 			return 0, errno
 		}
 	}
@@ -212,15 +224,17 @@ func (m *remapping) move(v *vma) (mem.Addr, syscall.Errno) {
 func (m *remapping) room(v *vma) syscall.Errno {
 	as := m.as
 	if m.flags&MremapFixed != 0 {
-		if m.newLen < m.old.Len() {
-			// The tail goes first, then what is where the rest will be.
-			tail := mem.Range{Start: m.old.Start + mem.Addr(m.newLen), End: m.old.End}
-			if errno := as.unmapLocked(tail, &m.early); errno != 0 {
-				return errno
-			}
-			m.old.End = tail.Start
+		if errno := as.unmapLocked(mem.MakeRange(m.to, m.newLen), &m.early); errno != 0 {
+			return errno
 		}
-		return as.unmapLocked(mem.MakeRange(m.to, m.newLen), &m.early)
+		// A tail that is not to move goes then, be it of this mapping or of
+		// those behind it.
+		tail := mem.Range{Start: m.old.Start + mem.Addr(m.newLen), End: m.old.End}
+		if tail.Start >= tail.End {
+			return 0
+		}
+		m.old.End = tail.Start
+		return as.unmapLocked(tail, &m.unmapped)
 	}
 	hint := mapping{th: m.th, addr: m.to, n: m.newLen, vm: v.flags}
 	if m.flags&MremapDontUnmap == 0 {
@@ -270,7 +284,7 @@ func (m *remapping) leave(moved uint64) syscall.Errno {
 	if m.flags&MremapDontUnmap != 0 {
 		v := m.as.vmas.find(m.old.Start)
 		// All of the VMA loses the lock, and nobody merges it.
-		v.flags &^= vmLocked
+		v.flags &^= vmLockedMask
 		if v.rng() == m.old {
 			v.setLine(nil) // it has no page any more
 		}

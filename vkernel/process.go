@@ -50,6 +50,9 @@ type space struct {
 	mu   sync.RWMutex
 	vmas vmaTree
 	dead bool // protected by mu
+	// future is the lock that a new mapping gets; protected by mu.
+	future vmaFlags
+	brk    mem.Addr // the end of the heap; protected by mu
 
 	pt  pageTable
 	out Outside // nil but for a mirror; set once, before there are threads
@@ -59,7 +62,7 @@ type space struct {
 	lineMu sync.Mutex
 }
 
-func (k *Kernel) newSpace() *space { return &space{k: k, id: k.nextSpace.Add(1)} }
+func (k *Kernel) newSpace() *space { return &space{k: k, id: k.nextSpace.Add(1), brk: heapStart} }
 
 // NewProcess makes a process with an empty address space and no descriptors.
 func (k *Kernel) NewProcess(o ProcessOptions) *Process {

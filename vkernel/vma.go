@@ -25,6 +25,7 @@ const (
 	vmMissing
 	vmWP
 	vmLocked
+	vmLockOnFault
 	vmSeq
 	vmRand
 	vmDontCopy
@@ -39,6 +40,9 @@ const (
 
 	vmUffd   = vmMissing | vmWP | vmMinor
 	vmAccess = vmRead | vmWrite | vmExec
+	// vmLockedMask is a lock that brings no pages in. smaps does not tell it
+	// from one that does.
+	vmLockedMask = vmLocked | vmLockOnFault
 )
 
 // flagNames are in the order in which smaps prints them.

@@ -80,7 +80,7 @@ func (r *rig) smaps(a mem.Addr, n uint64) string {
 	var b strings.Builder
 	as := r.p.as.Load()
 	as.vmas.all(mem.MakeRange(a, n), func(v *vma) bool {
-		b.WriteString(v.mapsLine()[len("7fffffffffff-7fffffffffff "):][:4])
+		b.WriteString(as.mapsLine(v)[len("7fffffffffff-7fffffffffff "):][:4])
 		b.WriteString(strings.Repeat("#", mem.Range{Start: v.start, End: v.end}.Intersect(mem.MakeRange(a, n)).Pages()))
 		b.WriteByte(' ')
 		return true

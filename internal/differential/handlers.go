@@ -22,7 +22,7 @@ func init() {
 		"cas":      func(m *machine, o Op) { m.touch(o, conformance.CAS64) },
 		"write":    write,
 		"populate": populate,
-		"mmap":     mmap, "munmap": munmap, "mprotect": mprotect, "mremap": mremap, "madvise": madvise, "mlock": mlock,
+		"mmap":     mmap, "munmap": munmap, "mprotect": mprotect, "mremap": mremap, "madvise": madvise, "mlock": mlock, "lockall": lockall,
 		"alias": alias, "punch": punch,
 		"fork": fork, "child": child, "signal": signal,
 		"open": open, "close": closeFD, "api": api, "request": request,
@@ -141,11 +141,22 @@ func mlock(m *machine, o Op) {
 	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
 	if o.Arg[4]%2 == 0 {
 		if a := m.free(o.Arg[0]); a != nil {
-			m.begin(a, conformance.Mlock, r.Start, r.Len())
+			m.begin(a, conformance.Mlock2, r.Start, r.Len(), pick([]int{0, conformance.MlockOnFault}, o.Arg[5]))
 		}
 		return
 	}
 	m.say("  %v", m.call(conformance.Munlock, r.Start, r.Len()))
+}
+
+// lockall locks what will be mapped, or nothing. All of the process would be
+// more than a script has to do with.
+func lockall(m *machine, o Op) {
+	const future, onFault = conformance.MclFuture, conformance.MclOnFault
+	if flags := pick([]int{future, future | onFault, -1, onFault, 0}, o.Arg[0]); flags >= 0 {
+		m.say("  %v", m.call(conformance.Mlockall, flags))
+		return
+	}
+	m.say("  %v", m.call(conformance.Munlockall))
 }
 
 func mremap(m *machine, o Op) {
@@ -165,7 +176,11 @@ func mremap(m *machine, o Op) {
 		return
 	}
 	_, to := m.pages(o.Arg[5], o.Arg[6], 0)
-	m.begin(a, conformance.Mremap, r.Start, r.Len(), r.Len(), flags, to.Start)
+	n := r.Len()
+	if o.Arg[7] >= 32 {
+		n = uint64(1+o.Arg[7]%4) * reg.kind.PageSize()
+	}
+	m.begin(a, conformance.Mremap, r.Start, r.Len(), n, flags, to.Start)
 }
 
 func madvise(m *machine, o Op) {
