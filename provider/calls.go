@@ -27,6 +27,9 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 			return func(t *task, c tracee.Call) { t.ioctl(f, c) }
 		}
 	case unix.SYS_READ, unix.SYS_READV, unix.SYS_PREADV2:
+		if c.Nr == unix.SYS_PREADV2 && c.Args[3] != ^uintptr(0) {
+			return nil // at a position, which a pipe has no more than our descriptor
+		}
 		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil && !f.device {
 			return func(t *task, c tracee.Call) { t.read(f, c) }
 		}
@@ -136,10 +139,11 @@ func (t *task) ioctl(f *file, c tracee.Call) {
 // word returns a word of the argument as it was before the call.
 func (t *task) word(i int) uint64 { return binary.LittleEndian.Uint64(t.args[8*i:]) }
 
-// span returns the range that begins with word i and has the length of word n.
+// span returns the range that begins with word i and has the length of word n,
+// none where a request for it is refused for its form.
 func (t *task) span(i, n int) mem.Range {
 	start, size := t.word(i), t.word(n)
-	if start > 1<<56 || size > 1<<56 {
+	if start > 1<<56 || size > 1<<56 || !mem.Addr(start|size).Aligned() {
 		return mem.Range{}
 	}
 	return mem.MakeRange(mem.Addr(start), size)

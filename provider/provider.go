@@ -15,8 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/collect"
 	"github.com/faultline-go/faultline/internal/inject"
 	"github.com/faultline-go/faultline/internal/sys"
+	"github.com/faultline-go/faultline/internal/uffdtrace"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/vkernel"
@@ -31,6 +33,9 @@ type Options struct {
 	Env  []string
 	// Log takes what the user must be told. Optional.
 	Log *slog.Logger
+	// Trace is told what the program does with the call. Optional; it is for
+	// the command trace, and its type is nobody else's.
+	Trace uffdtrace.Sink
 }
 
 // Provider is a program that has the system call from us.
@@ -51,7 +56,8 @@ type Provider struct {
 	spaces   map[*tracee.Space]*space
 	tasks    map[*tracee.Thread]*task
 	filters  map[*tracee.Process]*filters
-	files    map[uint64]*file // by the inode of the pipe
+	files    map[uint64]*file   // by the inode of the pipe
+	trace    *collect.Collector // nil without a trace
 	woken    []*task
 	changed  []*file
 	polls    []unix.PollFd // for reap
@@ -79,6 +85,9 @@ func Start(o Options) (*Provider, error) {
 	}
 	p.registry = p.k.NewProcess(vkernel.ProcessOptions{MaxFiles: 1 << 20})
 	p.keeper = p.registry.NewThread()
+	if o.Trace != nil {
+		p.trace = collect.New(o.Trace, ground{p})
+	}
 	t, err := tracee.Start(tracee.Options{Path: o.Path, Argv: o.Argv, Env: o.Env, Handler: p})
 	if err != nil {
 		h.close()
@@ -225,11 +234,19 @@ func (p *Provider) Exec(pr *tracee.Process, old *tracee.Space) {
 			t.end()
 		}
 	}
-	if old != nil || pr.Compat() {
+	if old != nil {
+		if p.trace != nil {
+			p.trace.Exec(pr)
+		}
 		return
 	}
 	for _, th := range pr.Threads() {
-		p.begin(pr, th)
+		if !pr.Compat() {
+			p.begin(pr, th)
+		}
+		if p.trace != nil {
+			p.trace.Start(th)
+		}
 	}
 }
 
@@ -249,6 +266,9 @@ func (p *Provider) Fork(parent, child *tracee.Process) {
 			f.unshare()
 			c.unshare()
 		}
+	}
+	if p.trace != nil {
+		p.trace.Fork(parent, child)
 	}
 	sp := p.spaces[parent.Space()]
 	if sp == nil || child.Space() == parent.Space() {
@@ -277,7 +297,12 @@ func (p *Provider) SpaceGone(ts *tracee.Space) {
 }
 
 // Exited implements [tracee.Handler].
-func (p *Provider) Exited(pr *tracee.Process, _ tracee.Status) { delete(p.filters, pr) }
+func (p *Provider) Exited(pr *tracee.Process, st tracee.Status) {
+	delete(p.filters, pr)
+	if p.trace != nil {
+		p.trace.Exited(pr, st)
+	}
+}
 
 // SyscallEnter implements [tracee.Handler].
 func (p *Provider) SyscallEnter(th *tracee.Thread) bool {
@@ -288,17 +313,21 @@ func (p *Provider) SyscallEnter(th *tracee.Thread) bool {
 	if c.Nr, c.Args, c.Native = p.at.Call(); !c.Native {
 		return false
 	}
+	traced := p.begins(th, c)
 	if job := p.jobFor(th, c); job != nil {
 		t := p.task(th)
 		t.start(func() { job(t, c) })
+		return false
 	}
-	return false
+	return traced
 }
 
 // SyscallExit implements [tracee.Handler].
 func (p *Provider) SyscallExit(th *tracee.Thread) {
 	if t := p.tasks[th]; t != nil && t.wait == waitNative {
 		t.exited()
+	} else if c, err := th.Call(); err == nil && p.trace != nil {
+		p.trace.Exit(th, int64(c.Ret), c.Errno)
 	}
 }
 
@@ -326,6 +355,7 @@ func (p *Provider) refused(th *tracee.Thread, sig syscall.Signal) syscall.Signal
 	if nr != unix.SYS_USERFAULTFD {
 		return sig
 	}
+	p.begins(th, tracee.Call{Native: true, Nr: nr, Args: args})
 	p.reap()
 	t := p.task(th)
 	t.start(func() {

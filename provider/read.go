@@ -83,6 +83,7 @@ func (t *task) done(inKernel bool, c tracee.Call, ret int64) {
 // have been c.
 func (t *task) restore(c tracee.Call, ret int64) {
 	if inject.Restore(t.th.Tid(), c.Nr, c.Args, uintptr(ret)) == nil {
+		t.p.ends(t.th, ret)
 		t.resume(0)
 	}
 }
@@ -90,6 +91,9 @@ func (t *task) restore(c tracee.Call, ret int64) {
 // again has the thread make its call anew.
 func (t *task) again(c tracee.Call) {
 	if inject.Again(t.th.Tid(), c.Nr, c.Args) == nil {
+		if t.p.trace != nil {
+			t.p.trace.Again(t.th)
+		}
 		t.resume(0)
 	}
 }

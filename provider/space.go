@@ -6,6 +6,7 @@ package provider
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -138,7 +139,7 @@ func (sp *space) do(what string, ops []inject.Op) bool {
 		}
 		for i := range part {
 			if err := part[i].Err(); err != nil {
-				sp.p.fatal(fmt.Sprintf("%s at %#x", what, part[i].Args[0]), err)
+				sp.p.fatal(fmt.Sprintf("%s at %#x+%#x", what, part[i].Args[0], part[i].Args[1]), err)
 				return false
 			}
 		}
@@ -299,6 +300,9 @@ func (sp *space) mapping(v procmem.VMA) vkernel.Mapping {
 		}
 	}
 	if v.Inode == 0 {
+		if special(v.Name) {
+			m.Object = vkernel.Object{Dev: math.MaxUint64, Ino: uint64(v.Start)}
+		}
 		return m
 	}
 	m.Object = vkernel.Object{Dev: v.Dev, Ino: v.Inode}
@@ -308,6 +312,12 @@ func (sp *space) mapping(v procmem.VMA) vkernel.Mapping {
 		m.Fixed = !procmem.MayWrite(sp.ts.Pid(), v.Start)
 	}
 	return m
+}
+
+// special reports whether memory of this name is the kernel's own, as the vDSO
+// is: it has no object, and yet cannot be registered.
+func special(name string) bool {
+	return strings.HasPrefix(name, "[v") || name == "[uprobes]"
 }
 
 // shmem reports whether a file of this name is memory that can be registered.

@@ -39,6 +39,7 @@ type task struct {
 	// native says that the read which waits is to wait in the kernel.
 	native bool
 	call   tracee.Call // at the exit of a call that the thread was let make
+	atExit bool        // the thread stands there
 	at     inject.Stop // in which the job has found the thread
 	away   bool        // it runs on another processor than we
 	stops  int
@@ -99,6 +100,7 @@ func (t *task) loop(yield func(struct{}) bool) {
 func (t *task) start(job func()) {
 	t.th.Keep()
 	t.at = t.p.at
+	t.atExit = false
 	t.job = job
 	t.p.pace.stopped(t)
 	t.next()
@@ -140,7 +142,7 @@ func (t *task) end() {
 // resume lets the thread go on, with a signal if sig is not 0.
 func (t *task) resume(sig syscall.Signal) {
 	if !t.gone {
-		t.letGo(sig, false)
+		t.letGo(sig, t.goesOn())
 	}
 }
 
@@ -150,7 +152,7 @@ func (t *task) run() bool {
 	if t.gone {
 		return false
 	}
-	t.wait = waitNative
+	t.wait, t.atExit = waitNative, false
 	t.letGo(0, true)
 	t.yield(struct{}{})
 	t.wait = runs
@@ -161,6 +163,7 @@ func (t *task) run() bool {
 func (t *task) exited() {
 	t.th.Keep()
 	t.call, _ = t.th.Call() // an error is a death, which is reported
+	t.atExit = true
 	t.next()
 	t.p.settle()
 }
@@ -171,6 +174,7 @@ func (t *task) skip(ret int64) {
 	if t.gone || t.at.Skip(uintptr(ret)) != nil {
 		return // its death is reported
 	}
+	t.p.ends(t.th, ret)
 	t.resume(0)
 }
 
@@ -179,6 +183,7 @@ func (t *task) leave(ret int64) {
 	if t.gone || inject.Return(t.th.Tid(), uintptr(ret)) != nil {
 		return
 	}
+	t.p.ends(t.th, ret)
 	t.resume(0)
 }
 

@@ -76,9 +76,12 @@ func WithMirrors() Option { return func(k *Kernel) { k.mem.bare = true } }
 // just made and has no threads.
 func (p *Process) SetOutside(o Outside) { p.as.Load().out = o }
 
-// Reflect makes the mirror have maps in r, but for memory that is registered,
-// which it knows better.
+// Reflect makes the mirror have maps in r, whole pages, but for memory that is
+// registered, which it knows better.
 func (p *Process) Reflect(r mem.Range, maps []Mapping) {
+	if r.Empty() {
+		return
+	}
 	as := p.as.Load()
 	as.mu.Lock()
 	defer as.mu.Unlock()

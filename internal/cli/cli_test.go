@@ -9,26 +9,62 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/bpf"
 	"github.com/faultline-go/faultline/internal/doctor"
 	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/uffd"
+	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"faultline": func() { os.Exit(Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) },
 		"wakes":     wakes,
+		"refused":   refused,
 	})
+}
+
+// refused runs a program where the kernel refuses userfaultfd, by the call and
+// by the device.
+func refused() {
+	runtime.LockOSThread() // the filter is this thread's
+	const denied = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
+	var p bpf.Program
+	p.Load(bpf.OffNR)
+	p.RetIf(unix.SYS_USERFAULTFD, denied)
+	p.JumpUnless(unix.SYS_IOCTL, "allow")
+	p.Load(bpf.OffArg(1))
+	p.RetIf(uapi.USERFAULTFD_IOC_NEW, denied)
+	p.Label("allow")
+	p.Ret(unix.SECCOMP_RET_ALLOW)
+	code := p.Link()
+	prog := unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
+	err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	if err == nil {
+		err = unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0)
+	}
+	path := ""
+	if err == nil {
+		path, err = exec.LookPath(os.Args[1])
+	}
+	if err == nil {
+		err = unix.Exec(path, os.Args[1:], os.Environ())
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
 }
 
 // wakes is a program for scripts, which makes two calls on a userfaultfd.

@@ -89,6 +89,30 @@ type jsonError struct {
 	Hint    string `json:"hint,omitempty"`
 }
 
+// WarningSchema names the form in which a warning is written as JSON.
+const WarningSchema = "faultline/warning/1"
+
+// jsonWarning is a warning on standard error when --json is given.
+type jsonWarning struct {
+	Schema  string `json:"schema"`
+	Op      string `json:"op"` // the command, without "faultline"
+	Message string `json:"message"`
+}
+
+// warn prints, in one line, what the user must know and what is no failure.
+func warn(cmd *cobra.Command, asJSON bool, message string) {
+	w := cmd.ErrOrStderr()
+	_, op, _ := strings.Cut(cmd.CommandPath(), " ")
+	message = oneLine(message)
+	if asJSON {
+		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false)
+		_ = enc.Encode(jsonWarning{WarningSchema, op, message}) // as in report
+		return
+	}
+	fmt.Fprintf(w, "faultline: %s: %s\n", op, message)
+}
+
 // report prints what went wrong, in one line, and returns the status.
 func report(w io.Writer, cmd *cobra.Command, err error, code int, asJSON bool) int {
 	e, ok := errors.AsType[*ExitError](err)

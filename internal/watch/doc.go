@@ -3,8 +3,8 @@
 //go:build linux && (amd64 || arm64)
 
 // Package watch sees what a program and all that it starts do with
-// userfaultfd, and tells it to a sink of package uffdtrace. The kernel serves
-// the program; nothing is changed but time.
+// userfaultfd, and has package collect tell it to a sink of package uffdtrace.
+// The kernel serves the program; nothing is changed but time.
 //
 // The calls are seen by seccomp filters that answer SECCOMP_RET_TRACE. The
 // first one is there from the start and costs next to nothing: it reports
@@ -14,9 +14,6 @@
 // before; so that there is never a great number of filters. When a descriptor
 // is sent away by sendmsg(2) all processes get one for recvmsg(2), those that
 // sleep in it included, before the message is on its way.
-//
-// That a number is a userfaultfd is looked up in /proc at every stop; what the
-// package remembers of descriptors only names them.
 //
 // Everything runs on the tracer's thread, so that there is no lock.
 package watch

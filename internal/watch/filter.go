@@ -110,14 +110,3 @@ var onDescriptor = []uint32{
 	unix.SYS_READ, unix.SYS_READV, unix.SYS_PREAD64, unix.SYS_PREADV, unix.SYS_PREADV2,
 	unix.SYS_IOCTL, unix.SYS_CLOSE, unix.SYS_DUP, unix.SYS_FCNTL,
 }
-
-// names are those of the calls that any filter reports.
-var names = map[uintptr]string{
-	unix.SYS_USERFAULTFD: "userfaultfd", unix.SYS_PIDFD_GETFD: "pidfd_getfd", unix.SYS_IOCTL: "ioctl",
-	unix.SYS_READ: "read", unix.SYS_READV: "readv", unix.SYS_PREAD64: "pread64",
-	unix.SYS_PREADV: "preadv", unix.SYS_PREADV2: "preadv2",
-	unix.SYS_CLOSE: "close", unix.SYS_CLOSE_RANGE: "close_range",
-	unix.SYS_DUP: "dup", unix.SYS_DUP3: "dup3", unix.SYS_FCNTL: "fcntl",
-	unix.SYS_SENDMSG: "sendmsg", unix.SYS_SENDMMSG: "sendmmsg",
-	unix.SYS_RECVMSG: "recvmsg", unix.SYS_RECVMMSG: "recvmmsg",
-}

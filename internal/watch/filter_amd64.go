@@ -14,5 +14,3 @@ const x32 uint32 = 1 << 30
 
 // overDescriptor are the calls that put a descriptor in the place of another.
 var overDescriptor = []uint32{unix.SYS_DUP2, unix.SYS_DUP3}
-
-func init() { names[unix.SYS_DUP2] = "dup2" }

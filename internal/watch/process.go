@@ -13,14 +13,12 @@ import (
 	"strings"
 
 	"github.com/faultline-go/faultline/internal/inject"
-	"github.com/faultline-go/faultline/internal/uffdtrace"
 	"github.com/faultline-go/faultline/tracee"
 )
 
 // process is what we know of a process of the tree.
 type process struct {
-	p     *tracee.Process
-	table *table
+	p *tracee.Process
 	// filters are ours that are in force in it, the oldest first.
 	filters []filter
 	// blind is set when no more can be put there, and that has been told.
@@ -32,16 +30,17 @@ func (p *process) has(k kind) bool {
 	return slices.ContainsFunc(p.filters, func(f filter) bool { return f.kind == k })
 }
 
-// lacking returns the filters that the process should have besides.
-func (p *process) lacking(passing bool) (out []filter) {
-	if len(p.table.files) > 0 && !p.has(kindHolder) {
+// lacking returns the filters that the process should have besides, having the
+// userfaultfds of these numbers.
+func (p *process) lacking(held []int, passing bool) (out []filter) {
+	if len(held) > 0 && !p.has(kindHolder) {
 		out = append(out, filter{kind: kindHolder})
 	}
 	if passing && !p.has(kindReceiver) {
 		out = append(out, filter{kind: kindReceiver})
 	}
 	all := slices.Clip(p.filters)
-	for _, fd := range p.table.numbers() {
+	for _, fd := range held {
 		if slices.ContainsFunc(all, func(f filter) bool { return f.covers(fd) }) {
 			continue
 		}
@@ -55,6 +54,10 @@ func (p *process) lacking(passing bool) (out []filter) {
 		all, out = append(all, f), append(out, f)
 	}
 	return out
+}
+
+func (w *watcher) lacking(p *process) []filter {
+	return p.lacking(w.collector.Held(p.p.Pid()), w.passing)
 }
 
 // filterCount returns how many seccomp filters a thread has, -1 where the
@@ -101,13 +104,11 @@ var errOwnFilter = errors.New("it has a seccomp filter of its own")
 // cover puts the filters on a process that it lacks, by a thread of it that is
 // stopped. Nothing is done if it lacks none.
 func (w *watcher) cover(th *tracee.Thread, p *process) {
-	if p == nil || p.blind || p.p.Compat() || len(p.lacking(w.passing)) == 0 {
+	if p == nil || p.blind || p.p.Compat() || len(w.lacking(p)) == 0 {
 		return
 	}
 	err := w.install(th, p)
-	if p.table.users > 1 {
-		w.coverSharers(p)
-	}
+	w.coverSharers(p)
 	if err == nil || errors.Is(err, inject.ErrGone) || errors.Is(err, inject.ErrExec) {
 		return // it dies, or is another program already
 	}
@@ -115,8 +116,8 @@ func (w *watcher) cover(th *tracee.Thread, p *process) {
 		return // its next stop will do
 	}
 	p.blind = true
-	w.note(p.p.Pid(), fmt.Sprintf("what it reads, closes and passes on is not seen from here on: %v", err))
-	if len(p.table.files) > 0 && !w.passing {
+	w.collector.Note(p.p.Pid(), fmt.Sprintf("what it reads, closes and passes on is not seen from here on: %v", err))
+	if len(w.collector.Held(p.p.Pid())) > 0 && !w.passing {
 		w.passing = true // it may send them away, and we would not know
 		w.coverAll(th)
 	}
@@ -125,8 +126,9 @@ func (w *watcher) cover(th *tracee.Thread, p *process) {
 // coverSharers does the same for the processes that share the table of p, as
 // soon as a thread of them can be stopped.
 func (w *watcher) coverSharers(p *process) {
-	for _, q := range w.procs {
-		if q == p || q.table != p.table {
+	for _, pid := range w.collector.Sharers(p.p.Pid()) {
+		q := w.procs[pid]
+		if q == nil {
 			continue
 		}
 		for _, th := range q.p.Threads() {
@@ -144,7 +146,7 @@ func (w *watcher) install(th *tracee.Thread, p *process) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range p.lacking(w.passing) {
+	for _, f := range w.lacking(p) {
 		if err = s.Install(f.program()); err != nil {
 			break
 		}
@@ -181,12 +183,8 @@ func (w *watcher) interrupted(th *tracee.Thread) {
 	if p == nil {
 		return
 	}
-	for _, fd := range userfaultfds(th.Tid()) {
-		if _, known := p.table.files[fd]; !known {
-			w.files.send(w.add(p, th.Tid(), fd, 0, uffdtrace.Found), false)
-		}
-	}
-	if len(p.lacking(w.passing)) > 0 && !p.blind {
+	w.collector.Find(th)
+	if len(w.lacking(p)) > 0 && !p.blind {
 		w.cover(th, p)
 		return
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/uffdtrace"
+	"github.com/faultline-go/faultline/internal/workload"
 	"github.com/faultline-go/faultline/tracee"
 )
 
@@ -19,7 +20,7 @@ import (
 // of it: it is taken to have them, and has not. Its calls must be seen.
 func TestForkBeforeFilter(t *testing.T) {
 	testutil.Need(t, filterCount(os.Getpid()) >= 0, "needs Linux 5.9, which tells how many filters there are")
-	bin := tool(t, "acts")
+	bin := workload.Build(t, "acts")
 	w := newWatcher(uffdtrace.New(io.Discard, true))
 	tr, err := tracee.Start(tracee.Options{Path: bin, Argv: []string{bin, "nothing"}, Env: os.Environ(), Handler: w})
 	if err != nil {
@@ -35,8 +36,8 @@ func TestForkBeforeFilter(t *testing.T) {
 		p := w.procs[tr.Root().Pid()]
 		th := tr.Root().Threads()[0]
 		before := filterCount(th.Tid())
-		p.table.files[5] = w.files.fresh()
-		want := p.lacking(false)
+		w.passing = true
+		want := p.lacking(nil, w.passing)
 		p.filters = append(p.filters, want...) // of the parent
 		w.recount(th.Tid(), p)
 		w.cover(th, p)

@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/faultline-go/faultline/internal/collect"
 	"github.com/faultline-go/faultline/internal/inject"
-	"github.com/faultline-go/faultline/internal/sys"
 	"github.com/faultline-go/faultline/internal/uffdtrace"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
@@ -29,9 +27,9 @@ type Options struct {
 
 // Watch is a tree of processes that is being watched.
 type Watch struct {
-	tracer  *tracee.Tracer
-	unrelay func() // ends the forwarding of signals
-	started time.Time
+	tracer    *tracee.Tracer
+	unrelay   func() // ends the forwarding of signals
+	collector *collect.Collector
 }
 
 // Start starts the program. The caller must Wait for it.
@@ -52,7 +50,7 @@ func Start(o Options) (*Watch, error) {
 		unrelay()
 		return nil, w.failed
 	}
-	return &Watch{tracer: t, unrelay: unrelay, started: w.started}, nil
+	return &Watch{tracer: t, unrelay: unrelay, collector: w.collector}, nil
 }
 
 // Wait waits for the end of the whole tree. It returns how the program ended
@@ -60,7 +58,7 @@ func Start(o Options) (*Watch, error) {
 // killed for it.
 func (w *Watch) Wait() (tracee.Status, time.Duration, error) {
 	<-w.tracer.Done()
-	elapsed := time.Since(w.started)
+	elapsed := w.collector.Elapsed()
 	s, err := w.tracer.Wait()
 	w.unrelay()
 	return s, elapsed, err
@@ -69,95 +67,34 @@ func (w *Watch) Wait() (tracee.Status, time.Duration, error) {
 // watcher is told what happens in the tree. All of it belongs to the tracer's
 // thread.
 type watcher struct {
-	sink    uffdtrace.Sink
-	started time.Time
-	tracer  *tracee.Tracer
-	failed  error // why the program was not started; read after Continue
+	collector *collect.Collector
+	tracer    *tracee.Tracer
+	failed    error // why the program was not started; read after Continue
 
 	procs    map[int]*process
-	calls    map[*tracee.Thread]*call // that threads are in
-	memory   *memory
-	files    *registry
-	baseline int  // filters that the program has inherited from us, -1 if not known
-	passing  bool // a userfaultfd has been sent in a message
+	memory   map[*tracee.Space]int // descriptors of /proc/PID/mem
+	baseline int                   // filters that the program has inherited from us, -1 if not known
+	passing  bool                  // a userfaultfd has been sent in a message
 }
 
 func newWatcher(sink uffdtrace.Sink) *watcher {
-	return &watcher{
-		sink: sink, started: time.Now(),
-		procs: map[int]*process{}, calls: map[*tracee.Thread]*call{},
-		memory: newMemory(), files: newRegistry(), baseline: -1,
-	}
-}
-
-func (w *watcher) now() time.Duration { return time.Since(w.started) }
-
-func (w *watcher) note(pid int, text string) {
-	w.sink.Note(&uffdtrace.Note{At: w.now(), PID: pid, Text: text})
-}
-
-// add takes a descriptor into the table of p, in which task tid has it. It is a
-// new number for f, or if that is 0 for the File that it turns out to be.
-func (w *watcher) add(p *process, tid, fd int, f uffdtrace.File, by string) uffdtrace.File {
-	if _, there := p.table.files[fd]; there {
-		w.drop(p, fd, by) // it was closed in a way that we have not seen
-	}
-	if f == 0 {
-		f = w.files.identify(tid, fd, w.procs)
-	}
-	p.table.files[fd] = f
-	w.files.hold(f)
-	w.sink.Descriptor(&uffdtrace.Descriptor{At: w.now(), PID: p.p.Pid(), FD: fd, File: f, By: by})
-	return f
-}
-
-// drop takes a descriptor out of the table of p.
-func (w *watcher) drop(p *process, fd int, by string) {
-	f, there := p.table.files[fd]
-	if !there {
-		return
-	}
-	delete(p.table.files, fd)
-	last := w.files.release(f)
-	w.sink.Descriptor(&uffdtrace.Descriptor{At: w.now(), PID: p.p.Pid(), FD: fd, File: f, Closed: true, Last: last, By: by})
+	w := &watcher{procs: map[int]*process{}, memory: map[*tracee.Space]int{}, baseline: -1}
+	w.collector = collect.New(sink, w)
+	return w
 }
 
 // Exec is tracee.Handler's.
 func (w *watcher) Exec(p *tracee.Process, old *tracee.Space) {
-	w.endCalls(p)
 	if old == nil {
 		w.start(p)
 		return
 	}
-	pr := w.procs[p.Pid()]
-	if pr == nil {
-		return
-	}
-	if pr.table.users > 1 { // exec ends the sharing
-		pr.table.users--
-		pr.table = pr.table.copy()
-		for _, f := range pr.table.files {
-			w.files.hold(f)
-		}
-	}
-	change := uffdtrace.Process{At: w.now(), PID: p.Pid(), Change: uffdtrace.Execed}
-	for _, fd := range pr.table.numbers() {
-		if isUserfaultfd(p.Pid(), fd) {
-			change.Holds = append(change.Holds, fd)
-			continue
-		}
-		change.Closed = append(change.Closed, fd)
-		w.drop(pr, fd, "exec")
-	}
-	w.sink.Process(&change)
-	if p.Compat() {
-		w.note(p.Pid(), "it runs a 32-bit program from here on, which is not seen")
-	}
+	w.collector.Exec(p)
 }
 
 // start is called before the first instruction of the tree.
 func (w *watcher) start(p *tracee.Process) {
-	pr := &process{p: p, table: newTable()}
+	pr := &process{p: p}
 	w.procs[p.Pid()] = pr
 	for _, th := range p.Threads() {
 		w.baseline = filterCount(th.Tid())
@@ -166,11 +103,7 @@ func (w *watcher) start(p *tracee.Process) {
 			w.tracer.Kill()
 			return
 		}
-		fds := userfaultfds(th.Tid())
-		w.sink.Process(&uffdtrace.Process{At: w.now(), PID: p.Pid(), Change: uffdtrace.Started, Holds: fds})
-		for _, fd := range fds {
-			w.add(pr, th.Tid(), fd, 0, "start")
-		}
+		w.collector.Start(th)
 		w.cover(th, pr)
 	}
 }
@@ -191,47 +124,19 @@ func installBase(th *tracee.Thread, p *process) error {
 
 // Fork is tracee.Handler's.
 func (w *watcher) Fork(parent, child *tracee.Process) {
-	change := uffdtrace.Process{At: w.now(), PID: child.Pid(), Change: uffdtrace.Forked, Parent: parent.Pid()}
+	w.collector.Fork(parent, child)
 	by := w.procs[parent.Pid()]
 	if by == nil { // killed at the same time, and so will be what it has made
-		by = &process{p: parent, table: newTable(), blind: true}
+		by = &process{p: parent, blind: true}
 	}
 	pr := &process{p: child, filters: by.filters, blind: by.blind}
 	w.procs[child.Pid()] = pr
-	if sharesFiles(parent, child) {
-		pr.table = by.table
-		pr.table.users++
-	} else {
-		pr.table = newTable()
-		for _, fd := range by.table.numbers() {
-			// By the time that we hear of it the parent may have more, and
-			// have closed others.
-			if isUserfaultfd(child.Pid(), fd) {
-				change.Holds = append(change.Holds, fd)
-			}
-		}
-	}
-	w.sink.Process(&change)
-	for _, fd := range change.Holds {
-		w.add(pr, child.Pid(), fd, by.table.files[fd], "fork")
-	}
 	for _, th := range child.Threads() {
 		if len(pr.filters) > 1 {
 			w.recount(th.Tid(), pr)
 		}
 		w.cover(th, pr)
 	}
-}
-
-// sharesFiles reports whether two processes have one table of descriptors.
-func sharesFiles(parent, child *tracee.Process) bool {
-	for _, th := range parent.Threads() { // the first one may be a zombie
-		// An error means that one is gone, or that the kernel cannot tell.
-		if same, err := sys.SameFiles(th.Tid(), child.Pid()); err == nil {
-			return same
-		}
-	}
-	return false
 }
 
 // Thread is tracee.Handler's.
@@ -243,24 +148,27 @@ func (w *watcher) Thread(th *tracee.Thread, _ mem.Addr) {
 }
 
 // SpaceGone is tracee.Handler's.
-func (w *watcher) SpaceGone(s *tracee.Space) { w.memory.forget(s) }
+func (w *watcher) SpaceGone(s *tracee.Space) { w.forget(s) }
 
 // Exited is tracee.Handler's.
 func (w *watcher) Exited(p *tracee.Process, s tracee.Status) {
-	w.endCalls(p)
-	change := uffdtrace.Process{At: w.now(), PID: p.Pid(), Change: uffdtrace.Exited, Code: s.Code()}
-	if sig := s.Signal(); sig != 0 {
-		change.Code, change.Signal = 0, unix.SignalName(sig)
-	}
-	pr := w.procs[p.Pid()]
+	w.collector.Exited(p, s)
 	delete(w.procs, p.Pid())
-	if pr != nil {
-		if pr.table.users--; pr.table.users == 0 {
-			change.Closed = pr.table.numbers()
-		}
+}
+
+// SyscallEnter is tracee.Handler's: a filter has reported a call.
+func (w *watcher) SyscallEnter(th *tracee.Thread) bool {
+	now, err := th.Call()
+	return err == nil && w.collector.Enter(th, now)
+}
+
+// SyscallExit is tracee.Handler's.
+func (w *watcher) SyscallExit(th *tracee.Thread) {
+	now, err := th.Call()
+	if err != nil { // killed at its end
+		w.collector.End(th)
+		return
 	}
-	w.sink.Process(&change)
-	for _, fd := range change.Closed {
-		w.drop(pr, fd, "exit")
-	}
+	w.collector.Exit(th, int64(now.Ret), now.Errno)
+	w.cover(th, w.procs[th.Process().Pid()])
 }

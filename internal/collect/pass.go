@@ -2,7 +2,7 @@
 
 //go:build linux && (amd64 || arm64)
 
-package watch
+package collect
 
 import (
 	"encoding/binary"
@@ -34,13 +34,13 @@ func parseMsghdr(b []byte) control {
 
 // controls returns the control parts of the first n messages that a call of
 // sendmsg(2) and its like is about.
-func (m *memory) controls(th *tracee.Thread, name string, addr uint64, n int64) (cs []control) {
+func (cl *Collector) controls(th *tracee.Thread, name string, addr uint64, n int64) (cs []control) {
 	size := uint64(mmsghdrSize)
 	if name == "sendmsg" || name == "recvmsg" {
 		n = 1
 	}
 	for i := range uint64(max(0, min(n, maxVectors))) {
-		b := m.exactly(th, addr+i*size, msghdrSize)
+		b := cl.exactly(th, addr+i*size, msghdrSize)
 		if b == nil {
 			break
 		}
@@ -52,9 +52,9 @@ func (m *memory) controls(th *tracee.Thread, name string, addr uint64, n int64) 
 }
 
 // rights returns the numbers of all descriptors in control parts.
-func (m *memory) rights(th *tracee.Thread, cs []control) (fds []int) {
+func (cl *Collector) rights(th *tracee.Thread, cs []control) (fds []int) {
 	for _, c := range cs {
-		fds = append(fds, parseRights(m.read(th, c.addr, int(min(c.len, maxControl))))...)
+		fds = append(fds, parseRights(cl.read(th, c.addr, int(min(c.len, maxControl))))...)
 	}
 	return fds
 }

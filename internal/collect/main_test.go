@@ -2,7 +2,7 @@
 
 //go:build linux && (amd64 || arm64)
 
-package watch
+package collect_test
 
 import (
 	"bytes"
@@ -14,13 +14,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/uffdtrace"
+	"github.com/faultline-go/faultline/internal/watch"
+	"github.com/faultline-go/faultline/internal/workload"
+	"github.com/faultline-go/faultline/provider"
 	"github.com/faultline-go/faultline/tracee"
 )
 
@@ -29,25 +31,37 @@ const (
 	budget = 40 * time.Second
 	// tracerName as the first argument makes the test binary a tracer: the
 	// forwarding of signals is for one tracer in a process.
-	tracerName = "watch-tracer"
+	tracerName = "collect-tracer"
 	// skipped is what a program exits with that lacks something.
 	skipped = 77
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == tracerName {
-		tracerMain(os.Args[2], os.Args[3:])
+	if len(os.Args) > 4 && os.Args[1] == tracerName {
+		tracerMain(way(os.Args[2]), os.Args[3], os.Args[4:])
 	}
 	testutil.DefaultSignals()
-	code := m.Run()
-	if toolDir != "" {
-		os.RemoveAll(toolDir)
+	os.Exit(m.Run())
+}
+
+// way says who answers the calls of a traced program.
+type way string
+
+const (
+	kernel   way = "kernel"
+	provided way = "provided"
+)
+
+// onBoth runs a test on both ways: what it expects is the same.
+func onBoth(t *testing.T, f func(t *testing.T, on way)) {
+	t.Helper()
+	for _, on := range []way{kernel, provided} {
+		t.Run(string(on), func(t *testing.T) { f(t, on) })
 	}
-	os.Exit(code)
 }
 
 // tracerMain writes the trace of a program as JSON to a file.
-func tracerMain(file string, args []string) {
+func tracerMain(on way, file string, args []string) {
 	fail := func(err error) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(125)
@@ -57,11 +71,11 @@ func tracerMain(file string, args []string) {
 		fail(err)
 	}
 	sink := uffdtrace.New(f, true)
-	w, err := Start(Options{Path: args[0], Argv: args, Env: os.Environ(), Sink: sink})
-	if err != nil {
-		fail(err)
+	run := watchIt
+	if on == provided {
+		run = provideIt
 	}
-	status, elapsed, err := w.Wait()
+	status, elapsed, err := run(args, sink)
 	if err == nil {
 		err = sink.Finish(elapsed)
 	}
@@ -71,32 +85,22 @@ func tracerMain(file string, args []string) {
 	tracee.MirrorExit(status)
 }
 
-var (
-	toolMu  sync.Mutex
-	toolDir string
-)
-
-// tool compiles a C program of testdata and returns its path.
-func tool(t testing.TB, name string) string {
-	t.Helper()
-	_, err := exec.LookPath("gcc")
-	testutil.Need(t, err == nil, "needs gcc")
-	toolMu.Lock()
-	defer toolMu.Unlock()
-	if toolDir == "" {
-		if toolDir, err = os.MkdirTemp("", "watch-test-"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	bin := filepath.Join(toolDir, name)
-	if _, err := os.Stat(bin); err == nil {
-		return bin
-	}
-	out, err := exec.Command("gcc", "-O1", "-pthread", "-o", bin, filepath.Join("testdata", name+".c")).CombinedOutput()
+func watchIt(args []string, sink uffdtrace.Sink) (tracee.Status, time.Duration, error) {
+	w, err := watch.Start(watch.Options{Path: args[0], Argv: args, Env: os.Environ(), Sink: sink})
 	if err != nil {
-		t.Fatalf("gcc %s.c: %v\n%s", name, err, out)
+		return tracee.Status{}, 0, err
 	}
-	return bin
+	return w.Wait()
+}
+
+func provideIt(args []string, sink uffdtrace.Sink) (tracee.Status, time.Duration, error) {
+	started := time.Now()
+	p, err := provider.Start(provider.Options{Path: args[0], Argv: args, Env: os.Environ(), Trace: sink})
+	if err != nil {
+		return tracee.Status{}, 0, err
+	}
+	status, err := p.Wait()
+	return status, time.Since(started), err
 }
 
 type message struct {
@@ -192,6 +196,7 @@ func (s *summary) messages(name string) int {
 
 // trace is what is seen of a program.
 type trace struct {
+	text  []byte
 	lines []line
 	sum   summary
 }
@@ -214,8 +219,8 @@ func (tr *trace) names() (out []string) {
 	return out
 }
 
-// watched traces a program, which must end with the status.
-func watched(t *testing.T, status int, args ...string) *trace {
+// traced traces a program, which must end with the status.
+func traced(t *testing.T, on way, status int, args ...string) *trace {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -224,7 +229,7 @@ func watched(t *testing.T, status int, args ...string) *trace {
 	file := filepath.Join(t.TempDir(), "trace")
 	ctx, cancel := context.WithTimeout(t.Context(), budget)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, exe, append([]string{tracerName, file}, args...)...)
+	cmd := exec.CommandContext(ctx, exe, append([]string{tracerName, string(on), file}, args...)...)
 	out, err := cmd.CombinedOutput()
 	got := 0
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
@@ -236,17 +241,23 @@ func watched(t *testing.T, status int, args ...string) *trace {
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	testutil.Need(t, got != skipped, "needs userfaultfd(2), with the features and the privilege for "+strings.Join(args[1:], " "))
+	testutil.Need(t, got != skipped || on == provided, "needs userfaultfd(2), with the features and the privilege for "+strings.Join(args[1:], " "))
 	b, readErr := os.ReadFile(file)
 	if got != status || readErr != nil {
-		t.Fatalf("%v: status %d, want %d\n%s%s", args, got, status, out, b)
+		t.Fatalf("%v: status %d, want %d\n%s\nends with\n%s", args, got, status, out, b[max(0, len(b)-2000):])
 	}
 	return parse(t, b)
 }
 
+// acts traces the program acts, in one of its ways.
+func acts(t *testing.T, on way, status int, args ...string) *trace {
+	t.Helper()
+	return traced(t, on, status, append([]string{workload.Build(t, "acts")}, args...)...)
+}
+
 func parse(t *testing.T, b []byte) *trace {
 	t.Helper()
-	var tr trace
+	tr := trace{text: b}
 	for text := range bytes.Lines(b) {
 		var l line
 		if tr.sum.Event != "" {

@@ -2,7 +2,7 @@
 
 //go:build linux && (amd64 || arm64)
 
-package watch
+package collect
 
 import (
 	"fmt"
@@ -11,40 +11,32 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/faultline-go/faultline/internal/sys"
 	"github.com/faultline-go/faultline/internal/uffdtrace"
 )
 
-const (
-	linkUserfaultfd = "anon_inode:[userfaultfd]"
-	// linkDevice is how the device's path ends, whatever it is mounted on.
-	linkDevice = "/userfaultfd"
-)
-
-// link returns what descriptor fd of a task stands for, "" if it is none.
-func link(tid, fd int) string {
-	s, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", tid, fd))
-	if err != nil {
-		return ""
-	}
-	return s
-}
-
-func isUserfaultfd(tid, fd int) bool { return fd >= 0 && link(tid, fd) == linkUserfaultfd }
-
 // userfaultfds lists those of a task, in order.
-func userfaultfds(tid int) (fds []int) {
+func (cl *Collector) userfaultfds(tid int) (fds []int) {
 	dir, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", tid))
 	if err != nil {
 		return nil // it is gone
 	}
 	for _, e := range dir {
-		if fd, err := strconv.Atoi(e.Name()); err == nil && isUserfaultfd(tid, fd) {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && cl.isUserfaultfd(tid, fd) {
 			fds = append(fds, fd)
 		}
 	}
 	slices.Sort(fds)
 	return fds
+}
+
+func (cl *Collector) isUserfaultfd(tid, fd int) bool {
+	return fd >= 0 && cl.ground.Userfaultfd(tid, fd)
+}
+
+// process is what we know of a process of the tree.
+type process struct {
+	pid   int
+	table *table
 }
 
 // table has the userfaultfds of a process by number. Processes made with
@@ -101,37 +93,37 @@ func (r *registry) release(f uffdtrace.File) (last bool) {
 	return true
 }
 
+// send notes that f is in a message, or with false that it is not.
+func (r *registry) send(f uffdtrace.File, sent bool) {
+	if k := r.known[f]; k != nil {
+		k.sent = sent
+	}
+}
+
 // identify finds out which File a descriptor is that has appeared in a process,
-// by comparing it with one of each that the processes of ps have. If none of its
+// by comparing it with one of each that the processes have. If none of its
 // other descriptors is open any more, as when the sender has closed it right
 // after it was sent, it is the one of those that was made first. Otherwise it
 // comes from outside of the tree, and is new.
-func (r *registry) identify(tid, fd int, ps map[int]*process) uffdtrace.File {
+func (cl *Collector) identify(tid, fd int) uffdtrace.File {
 	others := map[uffdtrace.File]bool{}
-	for pid, p := range ps {
+	for pid, p := range cl.procs {
 		for n, f := range p.table.files {
 			if others[f] || pid == tid && n == fd {
 				continue
 			}
-			// An error: it is closed already, or the kernel cannot tell.
-			same, err := sys.SameFile(pid, n, tid, fd)
+			// An error: it is closed already, or nobody can tell.
+			same, err := cl.ground.Same(pid, n, tid, fd)
 			if same {
 				return f
 			}
 			others[f] = err == nil
 		}
 	}
-	for _, f := range slices.Sorted(maps.Keys(r.known)) {
-		if r.known[f].sent && !others[f] {
+	for _, f := range slices.Sorted(maps.Keys(cl.files.known)) {
+		if cl.files.known[f].sent && !others[f] {
 			return f
 		}
 	}
-	return r.fresh()
-}
-
-// send notes that f is in a message, or with false that it is not.
-func (r *registry) send(f uffdtrace.File, sent bool) {
-	if k := r.known[f]; k != nil {
-		k.sent = sent
-	}
+	return cl.files.fresh()
 }
