@@ -165,6 +165,10 @@ func (t *task) prepare(f *file, req uint32, arg mem.Addr) bool {
 		return false
 	}
 	if t.sp.v.Watches(arg) {
+		// It is read first.
+		if t.bring(arg, false); t.gone {
+			return false
+		}
 		if t.bring(arg, true); t.gone {
 			return false
 		}

@@ -51,7 +51,9 @@ func (t *task) create(flags int) int64 {
 	if errno != 0 {
 		return negated(errno)
 	}
-	return t.number(h, flags, false)
+	fd := t.number(h, flags, false)
+	t.share()
+	return fd
 }
 
 // number gives descriptor h of the mirror a number in the program.

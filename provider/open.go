@@ -40,7 +40,9 @@ func (t *task) openDevice(flags int) {
 		t.skip(negated(errno))
 		return
 	}
-	t.skip(t.number(h, flags&(unix.O_CLOEXEC|unix.O_NONBLOCK), true))
+	fd := t.number(h, flags&(unix.O_CLOEXEC|unix.O_NONBLOCK), true)
+	t.share()
+	t.skip(fd)
 }
 
 // openFdinfo opens a file in memory in the place of one of /proc, if that is of

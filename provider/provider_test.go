@@ -48,11 +48,14 @@ func TestProgram(t *testing.T) {
 // kernel's own call: a child that was never let go from a read or a poll; a
 // request for a range that cannot be, which kept us busy for ever; a vector in a
 // missing page; holes, which left zeros; memory that is given up while threads
-// fault in it; and the program's own handler of SIGSEGV.
+// fault in it; the program's own handler of SIGSEGV; another process with the
+// same table of descriptors, which read from a pipe; the vDSO, of which parts
+// were to lose their permissions; and a request's argument that is missing, which
+// the message said was written.
 func TestOdd(t *testing.T) {
 	program := workload.Build(t, "uffdodd")
 	faultline := command(t)
-	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "leave", "signal"} {
+	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "leave", "signal", "table", "vdso", "argument"} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()

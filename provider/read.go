@@ -39,6 +39,9 @@ func (t *task) read(f *file, c tracee.Call) {
 			return
 		}
 		if errno != unix.EINTR || !t.native {
+			if n > 0 {
+				t.share() // a message may have brought a descriptor
+			}
 			t.done(inKernel, c, result(n, errno))
 			return
 		}
@@ -203,6 +206,7 @@ func (t *task) receive(c tracee.Call) {
 					}
 					return t.arm(s, fd)
 				})
+				t.share()
 			}
 		}
 	}

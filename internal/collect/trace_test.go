@@ -263,14 +263,16 @@ func TestOwnFilter(t *testing.T) {
 // What a process reads from a descriptor that another has made in their common
 // table is seen, and the table ends with the last of them.
 func TestSharedTable(t *testing.T) {
-	tr := acts(t, kernel, 0, "shared")
-	if n := tr.sum.calls("read"); n != 1000 {
-		t.Errorf("%d reads, want 1000", n)
-	}
-	ds := tr.of("descriptor")
-	if len(ds) != 2 || ds[1].By != "exit" || ds[1].PID != ds[0].PID {
-		t.Errorf("%+v", ds)
-	}
+	onBoth(t, func(t *testing.T, on way) {
+		tr := acts(t, on, 0, "shared")
+		if n := tr.sum.calls("read"); n != 1000 {
+			t.Errorf("%d reads, want 1000", n)
+		}
+		ds := tr.of("descriptor")
+		if len(ds) != 2 || ds[1].By != "exit" || ds[1].PID != ds[0].PID {
+			t.Errorf("%+v", ds)
+		}
+	})
 }
 
 // Whatever a program passes, it gets what it would have got, and the trace is

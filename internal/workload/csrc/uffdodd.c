@@ -10,6 +10,10 @@
 //	uffdodd hole        a hole in a file whose memory is registered
 //	uffdodd leave       threads fault in memory that is being given up
 //	uffdodd signal      a real bad access reaches the program's own handler
+//	uffdodd table       a process serves faults of another whose descriptors are
+//	                    its own, too
+//	uffdodd vdso        memory of the kernel's own cannot be registered
+//	uffdodd argument    the argument of a request is missing memory itself
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,6 +21,7 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -271,13 +276,87 @@ static void signals(void)
 	CHECK(p[PAGE] == 7 && served == 2);
 }
 
+static int sharer(void *unused)
+{
+	// Until the parent has made it.
+	while (__atomic_load_n(&fd, __ATOMIC_ACQUIRE) <= 0)
+		;
+	struct uffd_msg m;
+	CHECK(read(fd, &m, sizeof m) == sizeof m && m.event == UFFD_EVENT_PAGEFAULT);
+	struct uffdio_copy c = {.dst = m.arg.pagefault.address, .src = (unsigned long)source, .len = PAGE};
+	CHECK(!ioctl(fd, UFFDIO_COPY, &c));
+	_exit(unused != NULL);
+}
+
+static void table(void)
+{
+	char *stack = map(16 * PAGE, PROT_READ | PROT_WRITE);
+	pid_t child = clone(sharer, stack + 16 * PAGE, CLONE_VM | CLONE_FILES | SIGCHLD, NULL);
+	CHECK(child > 0);
+	char *p = map(PAGE, PROT_READ | PROT_WRITE);
+	int mine = syscall(SYS_userfaultfd, O_CLOEXEC);
+	CHECK(mine > 0);
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register r = {.range = {(unsigned long)p, PAGE}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+	CHECK(!ioctl(mine, UFFDIO_API, &api) && !ioctl(mine, UFFDIO_REGISTER, &r));
+	__atomic_store_n(&fd, mine, __ATOMIC_RELEASE);
+	CHECK(p[5] == 7);
+	int st;
+	CHECK(waitpid(child, &st, 0) == child && st == 0);
+}
+
+static void vdso(void)
+{
+	open_uffd(1);
+	FILE *f = fopen("/proc/self/maps", "r");
+	CHECK(f != NULL);
+	char line[512];
+	int n = 0;
+	while (fgets(line, sizeof line, f)) {
+		unsigned long from, to;
+		if (strstr(line, "[v") == NULL || sscanf(line, "%lx-%lx", &from, &to) != 2)
+			continue;
+		struct uffdio_register r = {.range = {from, PAGE}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+		CHECK(ioctl(fd, UFFDIO_REGISTER, &r) == -1 && errno == EINVAL);
+		n++;
+	}
+	fclose(f);
+	CHECK(n > 0);
+}
+
+static unsigned long flags;
+
+static void *fault_flags(void *unused)
+{
+	struct uffd_msg m;
+	CHECK(read(fd, &m, sizeof m) == sizeof m);
+	flags = m.arg.pagefault.flags;
+	struct uffdio_zeropage z = {.range = {m.arg.pagefault.address & ~(PAGE - 1ul), PAGE}};
+	CHECK(!ioctl(fd, UFFDIO_ZEROPAGE, &z));
+	return unused;
+}
+
+static void argument(void)
+{
+	open_uffd(1);
+	char *p = map(2 * PAGE, PROT_READ | PROT_WRITE);
+	watch(p, 2 * PAGE);
+	pthread_t t;
+	CHECK(!pthread_create(&t, NULL, fault_flags, NULL));
+	// It is read first: zeros, which are no range.
+	CHECK(ioctl(fd, UFFDIO_ZEROPAGE, p) == -1 && errno == EINVAL);
+	pthread_join(t, NULL);
+	CHECK(flags == 0);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
 		const char *name;
 		void (*run)(void);
 	} all[] = {{"forkread", forkread}, {"forkpoll", forkpoll}, {"malformed", malformed}, {"vector", vector},
-		   {"hole", hole}, {"leave", leave}, {"signal", signals}};
+		   {"hole", hole}, {"leave", leave}, {"signal", signals}, {"table", table},
+		   {"vdso", vdso}, {"argument", argument}};
 	source = map(PAGE, PROT_READ | PROT_WRITE);
 	memset(source, 7, PAGE);
 	for (size_t i = 0; argc == 2 && i < sizeof all / sizeof *all; i++)
