@@ -56,6 +56,9 @@ func (as *space) touch(a mem.Addr, buf []byte, op *operation) bool {
 	if op.write && !e.writable() || !e.readable() {
 		return false
 	}
+	if len(buf) == 0 {
+		return true // it was only asked, perhaps of a mirror, which has no content
+	}
 	var page []byte
 	var mu *sync.Mutex
 	if huge {
