@@ -157,12 +157,11 @@ func (f *file) set(ready bool) {
 	}
 }
 
-// waited notes that somebody waits for f in the kernel.
+// waited notes that somebody waits for f in the kernel, from now on: the pipe
+// says what there is before the thread that does so is let go.
 func (f *file) waited() {
-	if !f.polled {
-		f.polled = true
-		f.touch()
-	}
+	f.polled = true
+	f.publish()
 }
 
 // drain takes the byte out again, by an end of our own that lives for a
