@@ -31,6 +31,7 @@ var wakeCases = []Case{
 		// Read: it faults anew, and there is another message.
 		u.Wake(r.Pages(0, 1)).Err(OK)
 		c.Eventually("another message", func() bool { return u.Poll() == PollIn })
+		t.Blocked() // the message comes before the sleep
 		u.WantFault(r.At(0), readFault)
 		u.Quiet()
 		// A range beside it does nothing.
