@@ -306,7 +306,7 @@ func (sp *space) mapping(v procmem.VMA) vkernel.Mapping {
 		return m
 	}
 	m.Object = vkernel.Object{Dev: v.Dev, Ino: v.Inode}
-	m.Shmem = shmem(v.Name)
+	m.Shmem = shmem(v.Name) && !procmem.Hugetlb(v.Dev)
 	if m.Shared && !v.Write {
 		// Whether it could be made writable only smaps tells.
 		m.Fixed = !procmem.MayWrite(sp.ts.Pid(), v.Start)
