@@ -73,7 +73,9 @@ func (o Outcome) Title() string {
 // Suite runs cases on one backend.
 type Suite struct {
 	Backend Backend
-	has     uapi.Features
+	// All has cases run that the backend is excused from: see [Host].
+	All bool
+	has uapi.Features
 }
 
 // NewSuite finds out what the backend has. The error says why it has no
@@ -85,6 +87,13 @@ func NewSuite(b Backend) (*Suite, error) {
 	}
 	return &Suite{Backend: b, has: has}, nil
 }
+
+// Kinds returns the kinds of memory that a case is run with, [None] alone for
+// one that maps what it needs by itself.
+func (cs Case) Kinds() []Memory { return slices.Clone(cs.kinds()) }
+
+// Title is the name of the case, and a slash and the kind of memory.
+func (cs Case) Title(m Memory) string { return cs.title(m) }
 
 // Run runs a case with one kind of memory. It does not panic and does not
 // hang: what takes longer than the backend allows is a failure.
@@ -120,6 +129,11 @@ func (s *Suite) lacks(cs Case, m Memory) string {
 		return fmt.Sprintf("it is so since Linux %s, and this is %s", cs.Since, s.Backend.Release())
 	case cs.Privileged && !s.Backend.Privileged():
 		return "it needs CAP_SYS_PTRACE: run it as root"
+	}
+	if e, ok := s.Backend.(interface{ Excuse(string) string }); ok && !s.All {
+		if why := e.Excuse(cs.title(m)); why != "" {
+			return why
+		}
 	}
 	need := cs.Features
 	switch {

@@ -25,15 +25,18 @@ type kernel struct {
 	release string
 	disk    string // a directory for regular files, if there is one
 	huge    bool   // huge pages were asked for; protected by the mutex of sharedPool
+	start   func() (*puppet.Process, error)
 }
 
 // Kernel returns the running kernel.
-func Kernel() (Backend, error) {
+func Kernel() (Backend, error) { return newKernel() }
+
+func newKernel() (*kernel, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
 		return nil, err
 	}
-	return &kernel{release: strings.TrimSpace(string(b)), disk: findDisk()}, nil
+	return &kernel{release: strings.TrimSpace(string(b)), disk: findDisk(), start: puppet.Start}, nil
 }
 
 // findDisk returns a directory whose files are not in memory: those of tmpfs
@@ -60,7 +63,11 @@ func (k *kernel) Release() string  { return k.release }
 func (k *kernel) Privileged() bool { return os.Geteuid() == 0 }
 
 func (k *kernel) Features() (uapi.Features, error) {
-	p, err := k.Start()
+	return featuresOf(k)
+}
+
+func featuresOf(b Backend) (uapi.Features, error) {
+	p, err := b.Start()
 	if err != nil {
 		return 0, err
 	}
@@ -69,7 +76,7 @@ func (k *kernel) Features() (uapi.Features, error) {
 }
 
 func (k *kernel) Start() (Process, error) {
-	p, err := puppet.Start()
+	p, err := k.start()
 	if err != nil {
 		return nil, err
 	}

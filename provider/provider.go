@@ -31,6 +31,9 @@ type Options struct {
 	Path string
 	Argv []string
 	Env  []string
+	// Files are what it has as descriptors 0 and up; those of 0 to 2 that we
+	// have if nil.
+	Files []uintptr
 	// Log takes what the user must be told. Optional.
 	Log *slog.Logger
 	// Trace is told what the program does with the call. Optional; it is for
@@ -88,7 +91,7 @@ func Start(o Options) (*Provider, error) {
 	if o.Trace != nil {
 		p.trace = collect.New(o.Trace, ground{p})
 	}
-	t, err := tracee.Start(tracee.Options{Path: o.Path, Argv: o.Argv, Env: o.Env, Handler: p})
+	t, err := tracee.Start(tracee.Options{Path: o.Path, Argv: o.Argv, Env: o.Env, Files: o.Files, Handler: p})
 	if err != nil {
 		h.close()
 		return nil, err
@@ -117,6 +120,21 @@ func (p *Provider) Wait() (tracee.Status, error) {
 		return st, *f
 	}
 	return st, err
+}
+
+// State returns what a thread of the program sleeps in by our doing, and
+// [vkernel.Running] for every other: what those are at only the kernel knows. To
+// the kernel a thread that we let sleep is in a ptrace stop.
+func (p *Provider) State(tid int) vkernel.State {
+	s := vkernel.Running
+	p.tracer.Do(func() {
+		for th, t := range p.tasks {
+			if th.Tid() == tid {
+				s = t.v.State()
+			}
+		}
+	})
+	return s
 }
 
 // Kill ends the whole tree at once.

@@ -82,6 +82,10 @@ func launch(o Options) (pid int, err error) {
 	if len(argv) == 0 {
 		argv = []string{o.Path}
 	}
+	files := o.Files
+	if files == nil {
+		files = []uintptr{0, 1, 2}
+	}
 	launching.Lock()
 	defer launching.Unlock()
 	// A child that is stopped before exec holds its parent in vfork(2), where
@@ -94,7 +98,7 @@ func launch(o Options) (pid int, err error) {
 	pid, err = syscall.ForkExec(o.Path, argv, &syscall.ProcAttr{
 		Dir:   o.Dir,
 		Env:   o.Env,
-		Files: []uintptr{0, 1, 2},
+		Files: files,
 		Sys:   &syscall.SysProcAttr{Ptrace: true, Pdeathsig: unix.SIGKILL},
 	})
 	restore()

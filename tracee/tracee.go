@@ -112,8 +112,9 @@ type Options struct {
 	Path    string   // of the file to execute; no search in PATH is made
 	Argv    []string // with the program's name first; Path alone if empty
 	Env     []string
-	Dir     string  // directory to start in; the current one if empty
-	Handler Handler // may be nil
+	Dir     string    // directory to start in; the current one if empty
+	Files   []uintptr // what it has as descriptors 0 and up; ours of 0 to 2 if nil
+	Handler Handler   // may be nil
 }
 
 // Tracer follows one tree of processes.

@@ -6,9 +6,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,7 +19,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/faultline-go/faultline/conformance"
+	"github.com/faultline-go/faultline/internal/provided"
 )
+
+// backends returns how to open what can be checked, by name. What is provided
+// tells log of its failures.
+func backends(log *slog.Logger) map[string]func() (conformance.Backend, error) {
+	m := conformance.Backends()
+	m[provided.Name] = func() (conformance.Backend, error) { return provided.Backend(log) }
+	return m
+}
+
+func backendNames() []string { return slices.Sorted(maps.Keys(backends(nil))) }
 
 func newConformance() *cobra.Command {
 	var backend, run string
@@ -36,10 +50,10 @@ func newConformance() *cobra.Command {
 			if err != nil {
 				return usageError(cmd, "--run: %w", err)
 			}
-			open, known := conformance.Backends()[backend]
+			open, known := backends(slog.New(&lineHandler{w: cmd.ErrOrStderr()}))[backend]
 			if !known {
 				return usageError(cmd, "unknown backend %q: choose from %s", backend,
-					strings.Join(conformance.BackendNames(), ", "))
+					strings.Join(backendNames(), ", "))
 			}
 			asJSON, err := cmd.Flags().GetBool("json")
 			if err != nil {
@@ -50,10 +64,10 @@ func newConformance() *cobra.Command {
 			return runConformance(ctx, cmd.OutOrStdout(), open, match, asJSON)
 		},
 	}
-	cmd.Flags().StringVar(&backend, "backend", "kernel", "what to check: `NAME` is "+strings.Join(conformance.BackendNames(), " or "))
+	cmd.Flags().StringVar(&backend, "backend", "kernel", "what to check: `NAME` is "+strings.Join(backendNames(), " or "))
 	cmd.Flags().StringVar(&run, "run", "", "run only cases whose title or row matches the regular expression `PATTERN`")
 	// It fails only for a flag that does not exist.
-	_ = cmd.RegisterFlagCompletionFunc("backend", cobra.FixedCompletions(conformance.BackendNames(), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("backend", cobra.FixedCompletions(backendNames(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

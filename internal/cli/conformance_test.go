@@ -48,7 +48,7 @@ kernel 6.18.44: 2 passed, 1 failed, 1 skipped in 1.23s.
 // TestManNamesConformance keeps the manual and the program together.
 func TestManNamesConformance(t *testing.T) {
 	page := readFile(t, "../../docs/man/faultline-conformance.1")
-	for _, word := range append(conformance.BackendNames(), conformance.Schema, "-backend", "-run", "-json") {
+	for _, word := range append(backendNames(), conformance.Schema, "-backend", "-run", "-json") {
 		if !strings.Contains(page, word) {
 			t.Errorf("faultline-conformance(1) does not mention %s", word)
 		}

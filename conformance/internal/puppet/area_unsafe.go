@@ -66,6 +66,9 @@ type area struct {
 	fd   int
 	b    []byte
 	used int // slots given out so far; they are not used again
+	// sees says what a thread is at that somebody else holds up; nil if nobody
+	// does.
+	sees func(tid int) (State, bool)
 }
 
 func newArea() (*area, error) {

@@ -27,6 +27,7 @@ type Process struct {
 	threads []*Thread
 	// family holds every process that descends from a root, for its end.
 	family []*Process
+	child  bool // of ours, to be waited for
 	dead   bool
 }
 
@@ -41,17 +42,33 @@ func Start() (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{area: a, pidfd: -1}
-	p.root = p
-	p.family = []*Process{p}
-	if err := p.launch(prog); err != nil {
+	p := newRoot(a)
+	if err := p.launch(prog, forkExec); err != nil {
 		p.Close()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *Process) launch(prog int) error {
+func newRoot(a *area) *Process {
+	p := &Process{area: a, pidfd: -1}
+	p.root = p
+	p.family = []*Process{p}
+	return p
+}
+
+// forkExec starts the program as a child of ours.
+func forkExec(path string, argv []string, files []uintptr) (int, error) {
+	return syscall.ForkExec(path, argv, &syscall.ProcAttr{
+		Env:   []string{},
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+	})
+}
+
+// launch has the program started. The number that start returns is 0 if the
+// process is not ours to wait for.
+func (p *Process) launch(prog int, start func(path string, argv []string, files []uintptr) (int, error)) error {
 	s, addr, index, err := p.area.take()
 	if err != nil {
 		return err
@@ -62,23 +79,41 @@ func (p *Process) launch(prog int) error {
 	}
 	defer unix.Close(null)
 	n := uintptr(null)
-	p.pid, err = syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", prog), []string{"puppet"}, &syscall.ProcAttr{
-		Env:   []string{},
-		Files: []uintptr{n, n, n, uintptr(p.area.fd)},
-		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
-	})
+	path := fmt.Sprintf("/proc/self/fd/%d", prog)
+	p.pid, err = start(path, []string{"puppet"}, []uintptr{n, n, n, uintptr(p.area.fd)})
 	if err != nil {
 		return fmt.Errorf("start of a puppet: %w", err)
 	}
+	p.child = p.pid != 0
+	if p.child {
+		if err := p.watch(); err != nil {
+			return err
+		}
+	}
+	return p.begin(&Thread{proc: p, slot: s, slotAddr: addr, index: index}, nil)
+}
+
+// watch notes how the end of the process is seen.
+func (p *Process) watch() (err error) {
 	if p.pidfd, err = unix.PidfdOpen(p.pid, 0); err != nil {
 		return fmt.Errorf("pidfd_open of a puppet: %w", err)
 	}
-	p.main = &Thread{proc: p, slot: s, slotAddr: addr, index: index}
-	p.threads = []*Thread{p.main}
-	if err := p.hello(p.main, nil); err != nil {
+	return nil
+}
+
+// begin makes t, which comes to life by the hand of by, the main thread.
+func (p *Process) begin(t, by *Thread) error {
+	p.main, p.threads = t, []*Thread{t}
+	if err := p.hello(t, by); err != nil {
 		return err
 	}
-	return p.main.settle()
+	if p.pidfd < 0 {
+		p.pid = int(t.slot.pid)
+		if err := p.watch(); err != nil {
+			return err
+		}
+	}
+	return t.settle()
 }
 
 // hello waits until t serves its slot. by is the thread that makes it.
@@ -155,38 +190,41 @@ func (p *Process) BeginFork(by *Thread) (*Fork, error) {
 
 // Child waits for the child and returns it.
 func (f *Fork) Child() (*Process, error) {
-	child, t := f.child, f.first
-	if err := f.by.proc.hello(t, f.by); err != nil {
-		return nil, err
-	}
-	child.pid, child.main, child.threads = int(t.slot.pid), t, []*Thread{t}
+	child := f.child
 	child.root.family = append(child.root.family, child)
-	var err error
-	if child.pidfd, err = unix.PidfdOpen(child.pid, 0); err != nil {
-		return nil, fmt.Errorf("pidfd_open of a puppet: %w", err)
-	}
-	return child, t.settle()
+	return child, child.begin(f.first, f.by)
 }
 
 // Exec replaces the program by a fresh copy of itself. It must be the main
 // thread's turn, and takes the other threads away.
 func (p *Process) Exec() error {
 	t := p.main
+	t.execve(t.index)
+	r, err := t.Finish()
+	if err != nil {
+		return err
+	}
+	if r.Errno != 0 {
+		return fmt.Errorf("execve: %w", r.Errno)
+	}
+	p.threads = p.threads[:1]
+	return t.settle()
+}
+
+// execve begins to replace the program by a fresh copy, which serves slot
+// index then.
+func (t *Thread) execve(index int) {
 	b, addr := t.tail()
 	const arg = "puppet\x00/proc/self/exe\x00"
 	copy(b, arg)
 	argv := b[64:]
-	n := t.index + 1
+	n := index + 1
 	for i := range n {
 		put64(argv[8*i:], uint64(addr))
 	}
 	put64(argv[8*n:], 0)
 	end := uint64(addr) + 64 + uint64(8*n)
-	if _, err := t.Do(unix.SYS_EXECVE, uint64(addr)+7, uint64(addr)+64, end); err != nil {
-		return fmt.Errorf("execve: %w", err)
-	}
-	p.threads = p.threads[:1]
-	return t.settle()
+	t.Start(Syscall, unix.SYS_EXECVE, [6]uint64{uint64(addr) + 7, uint64(addr) + 64, end})
 }
 
 // Take puts descriptor fd of another puppet into p's table, as SCM_RIGHTS
@@ -235,7 +273,7 @@ func (p *Process) Kill() error {
 		return fmt.Errorf("puppet %d does not die: its main thread is %s", p.pid, p.main.Describe())
 	}
 	p.dead = true
-	if p == p.root {
+	if p.child {
 		// A forked one is its parent's to reap, or init's.
 		var ws unix.WaitStatus
 		for {

@@ -43,12 +43,19 @@ func (t *Thread) State() State {
 	if t.slot.finished() {
 		return Idle
 	}
+	if sees := t.proc.area.sees; sees != nil {
+		if s, held := sees(t.TID()); held {
+			return s
+		}
+	}
 	wchan, letter := t.look()
 	// The command may have ended between the two looks, and what we saw be
 	// the sleep of an idle thread.
 	switch {
 	case t.slot.finished():
 		return Idle
+	case letter == 't' || letter == 'T':
+		return Running // stopped by who traces it, for a moment
 	case letter == 0 || letter == 'Z' || letter == 'X':
 		return Gone
 	case letter == 'R' || wchan == "" || wchan == "0" || strings.HasPrefix(wchan, "futex"):

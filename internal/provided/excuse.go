@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provided
+
+import "regexp"
+
+// excuses are the cases that cannot pass, by the reason, as patterns of all of
+// their titles. That each of them does fail is tested.
+var excuses = []struct{ why, titles string }{
+	{"it is about memory of huge pages, which cannot be registered", `.*/(private-)?hugetlb`},
+	{"it looks at mappings, and the real ones are cut up by the permissions that pages need at the moment",
+		`event/remap(-part|-grows-.*|-shrinks|-leaves-the-old)?/.*|event/(remove|unmap-silent)/.*|fork/(event|unread-and-closed)/.*|delivery/close/.*` +
+			`|(un)?register/other-owner/.*|register/(nothing-there|owners-do-not-merge|replaces-the-mode|splits-and-merges)/.*` +
+			`|register/unwritable-answer/.*|register/regular-file-asynchronous`},
+	{"it looks at bits of the pagemap, which knows nothing of protection by us",
+		`async/(no-message|scan)/.*|continue/protected/shmem|copy/over-markers/.*|fill/by-any-descriptor-small/.*` +
+			`|fill/mode-wp-needs-wp/.*|fork/(clears|event-keeps)-protection/.*|unregister/clears-protection/.*` +
+			`|writeprotect/(lifted-in-part|survives-mprotect|thp|unpopulated.*)/.*`},
+	{"it looks at fdinfo from outside of the tree",
+		`fdinfo/text/.*|fill/wakes/.*|read/(bad-buffer|faults-before-events)/.*|delivery/dying/.*`},
+	{"the event of fork(2) is there for everybody", `handshake/fork-needs-privilege`},
+	{"the call and the device are there for everybody", `create/(device-without-privilege|privilege-before-flags)`},
+	{"a descriptor is a pipe", `create/file|handshake/unknown-command`},
+	{"who traces it is us", `delivery/ptrace/.*`},
+	{"who looks is a process that has registered nothing", `delivery/(from-another-process|no-retry)/.*`},
+	{"it is wrong", // each is to be mended
+		`fill/one-mapping-only/(anon|private-shmem)|fork/reader-elsewhere/anon|gone/(killed|passed-on)/.*` +
+			`|move/(another-process|checks|shared-after-fork)/anon|poison/(inherited|moved)/.*|poll/blocking-descriptor` +
+			`|poll/edges(-before-handshake)?/.*|register/what-cannot-be|selftest/events/private-shmem` +
+			`|signal/kernel-mode/.*|unregister/keeps-poison/.*|writeprotect/stops-at-the-first/.*`},
+}
+
+// Excuse says why a case cannot pass; it is empty for all others.
+func Excuse(title string) string {
+	for i, e := range excuses {
+		if patterns[i].MatchString(title) {
+			return e.why
+		}
+	}
+	return ""
+}
+
+var patterns = func() (ps []*regexp.Regexp) {
+	for _, e := range excuses {
+		ps = append(ps, regexp.MustCompile(`^(`+e.titles+`)$`))
+	}
+	return ps
+}()
