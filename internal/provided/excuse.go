@@ -7,11 +7,12 @@ import "regexp"
 // excuses are the cases that cannot pass, by the reason, as patterns of all of
 // their titles. That each of them does fail is tested.
 var excuses = []struct{ why, titles string }{
-	{"it is about memory of huge pages, which cannot be registered", `.*/(private-)?hugetlb`},
+	{"it is about memory of huge pages, which cannot be registered",
+		`([a-km-z].*/|lock/(all|grows.*|on-fault)/)(private-)?hugetlb`},
 	{"it looks at mappings, and the real ones are cut up by the permissions that pages need at the moment",
 		`event/remap(-part|-grows-.*|-shrinks|-leaves-the-old)?/.*|event/(remove|unmap-silent)/.*|fork/(event|unread-and-closed)/.*|delivery/close/.*` +
 			`|(un)?register/other-owner/.*|register/(nothing-there|owners-do-not-merge|replaces-the-mode|splits-and-merges)/.*` +
-			`|register/unwritable-answer/.*|register/regular-file-asynchronous`},
+			`|brk/.*|register/unwritable-answer/.*|register/regular-file-asynchronous`},
 	{"it looks at bits of the pagemap, which knows nothing of protection by us",
 		`async/(no-message|scan)/.*|continue/protected/shmem|copy/over-markers/.*|fill/by-any-descriptor-small/.*` +
 			`|fill/mode-wp-needs-wp/.*|fork/(clears|event-keeps)-protection/.*|unregister/clears-protection/.*` +
@@ -25,7 +26,7 @@ var excuses = []struct{ why, titles string }{
 	{"who looks is a process that has registered nothing", `delivery/(from-another-process|no-retry)/.*`},
 	{"it is wrong", // each is to be mended
 		`fill/one-mapping-only/(anon|private-shmem)|fork/reader-elsewhere/anon|gone/(killed|passed-on)/.*` +
-			`|move/(another-process|checks|shared-after-fork)/anon|poison/(inherited|moved)/.*|poll/blocking-descriptor` +
+			`|lock/(grows.*|on-fault|all)/.*|move/(another-process|checks|shared-after-fork)/anon|poison/(inherited|moved)/.*|poll/blocking-descriptor` +
 			`|poll/edges(-before-handshake)?/.*|register/what-cannot-be|selftest/events/private-shmem` +
 			`|signal/kernel-mode/.*|unregister/keeps-poison/.*|writeprotect/stops-at-the-first/.*`},
 }
