@@ -257,7 +257,7 @@ func TestManNamesChecks(t *testing.T) {
 	words := strings.FieldsFunc(string(page), func(r rune) bool {
 		return r == ' ' || r == ',' || r == '\n' || r == '\\'
 	})
-	for _, name := range append(doctor.Names(), doctor.SetRun) {
+	for _, name := range append(doctor.Names(), doctor.Sets()...) {
 		if !slices.Contains(words, name) {
 			t.Errorf("faultline-doctor(1) does not mention %s", name)
 		}

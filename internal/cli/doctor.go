@@ -24,6 +24,7 @@ func newDoctor() *cobra.Command {
 			"privilege, though what it finds depends on the privileges it has.",
 		Example: "  faultline doctor                     everything\n" +
 			"  faultline doctor --require run       status 3 unless faultline run works here\n" +
+			"  faultline doctor --require provide   the same for faultline provide\n" +
 			"  faultline doctor --require move,wp-async --json",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,9 +52,9 @@ func newDoctor() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringSliceVar(&require, "require", nil,
-		"check only `NAME,...`, and exit with status 3 if one is missing; \"run\" is all that faultline run needs")
+		"check only `NAME,...`, and exit with status 3 if one is missing; \"run\" and \"provide\" are all that these commands need")
 	// It fails only for a flag that does not exist.
-	_ = cmd.RegisterFlagCompletionFunc("require", completeList(append(doctor.Names(), doctor.SetRun)))
+	_ = cmd.RegisterFlagCompletionFunc("require", completeList(append(doctor.Names(), doctor.Sets()...)))
 	return cmd
 }
 
@@ -94,15 +95,24 @@ func writeReport(w io.Writer, r *doctor.Report) error {
 			}
 		}
 	}
-	if r.Run != nil {
-		if r.Run.OK {
-			b.WriteString("\nfaultline run works here.\n")
-		} else {
-			fmt.Fprintf(&b, "\nfaultline run does not work here: missing %s.\n", strings.Join(r.Run.Missing, ", "))
-		}
+	if r.Run != nil || r.Provide != nil {
+		b.WriteByte('\n')
 	}
+	writeVerdict(&b, "run", r.Run)
+	writeVerdict(&b, "provide", r.Provide)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// writeVerdict says whether a command works, if that is known.
+func writeVerdict(b *strings.Builder, command string, v *doctor.Verdict) {
+	switch {
+	case v == nil:
+	case v.OK:
+		fmt.Fprintf(b, "faultline %s works here.\n", command)
+	default:
+		fmt.Fprintf(b, "faultline %s does not work here: missing %s.\n", command, strings.Join(v.Missing, ", "))
+	}
 }
 
 // writeJSON prints v for people and programs alike.

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/faultline-go/faultline/internal/doctor"
 	"github.com/faultline-go/faultline/provider"
 	"github.com/faultline-go/faultline/tracee"
 )
@@ -42,14 +44,24 @@ func provide(cmd *cobra.Command, args []string) error {
 		Log: slog.New(&lineHandler{w: cmd.ErrOrStderr()}),
 	})
 	if err != nil {
-		return startError(args[0], err)
+		return provideError(startError(args[0], err))
 	}
 	status, err := p.Wait()
 	if err != nil {
-		return fmt.Errorf("%s: %w", args[0], err)
+		return provideError(fmt.Errorf("%s: %w", args[0], err))
 	}
 	if status.Signal() != 0 {
 		tracee.MirrorExit(status) // does not return
 	}
 	return &ExitError{Code: status.Code()}
+}
+
+// provideError adds to a failure of ours what this machine lacks. That is looked
+// at only now: a program that runs well does not wait for it.
+func provideError(err error) error {
+	lacks, ok := errors.AsType[*doctor.RunError](doctor.CheckProvide())
+	if !ok {
+		return err
+	}
+	return &ExitError{Code: ExitOwn, Err: fmt.Errorf("%w; %w", err, lacks)}
 }

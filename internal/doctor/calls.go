@@ -18,7 +18,7 @@ type refusal struct {
 
 func (r refusal) String() string { return r.call + " (" + errnoName(r.errno) + ")" }
 
-// tries has one harmless call for each that faultline run makes and that
+// tries has one harmless call for each that faultline makes and that
 // container profiles are known to refuse. The arguments are such that the
 // kernel itself gives want, whatever our privileges: any other answer comes
 // from a filter or a security module, or means that the kernel has no such
@@ -40,13 +40,19 @@ var tries = []struct {
 	{"process_vm_readv", 0, func() unix.Errno {
 		return raw(unix.SYS_PROCESS_VM_READV, uintptr(os.Getpid()), 0, 0)
 	}},
+	{"process_vm_writev", 0, func() unix.Errno {
+		return raw(unix.SYS_PROCESS_VM_WRITEV, uintptr(os.Getpid()), 0, 0)
+	}},
+	{"memfd_create", unix.EINVAL, func() unix.Errno {
+		return raw(unix.SYS_MEMFD_CREATE, 0, 1<<30, 0)
+	}},
 	{"pidfd_open", unix.EINVAL, func() unix.Errno {
 		return raw(unix.SYS_PIDFD_OPEN, uintptr(os.Getpid()), 1<<30, 0)
 	}},
 	{"pidfd_getfd", unix.EBADF, func() unix.Errno {
 		return raw(unix.SYS_PIDFD_GETFD, ^uintptr(0), 0, 0)
 	}},
-	{"seccomp", 0, seccompTrace},
+	{"seccomp", 0, func() unix.Errno { return seccompAction(unix.SECCOMP_RET_TRACE) }},
 	{"kcmp", 0, func() unix.Errno {
 		pid := uintptr(os.Getpid())
 		return raw(unix.SYS_KCMP, pid, pid, kcmpVM)

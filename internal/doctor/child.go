@@ -22,6 +22,7 @@ type childWork struct {
 	start  error // making the child at all
 	attach error // ptrace
 	read   error // process_vm_readv
+	open   error // of a file, by /proc/PID/fd
 	take   error // pidfd_getfd
 	same   error // kcmp
 }
@@ -39,18 +40,14 @@ func workOnChild() childWork {
 	var w childWork
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		w.start = err
-		w.attach, w.read, w.take, w.same = errNoChild, errNoChild, errNoChild, errNoChild
-		return w
+		return noWork(err, errNoChild)
 	}
 	defer null.Close()
 	// A child that is stopped before exec holds us in vfork(2), where the job
 	// cannot be stopped. After that it is out of the job, in a group of its own.
 	mask, err := sys.BlockSignals(sys.StopSignals)
 	if err != nil {
-		w.start = err
-		w.attach, w.read, w.take, w.same = errNoChild, errNoChild, errNoChild, errNoChild
-		return w
+		return noWork(err, errNoChild)
 	}
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"faultline"}, &syscall.ProcAttr{
 		Env:   []string{},
@@ -62,18 +59,21 @@ func workOnChild() childWork {
 		// PTRACE_TRACEME and execve report through the same pipe. The
 		// other steps still tell something when done to ourselves.
 		w.attach = fmt.Errorf("start of a traced child: %w", err)
-		w.read, w.take, w.same = stepsOn(os.Getpid())
+		w.stepsOn(os.Getpid(), int(null.Fd()))
 		return w
 	}
 	defer reap(pid)
 	if err := waitStop(pid); err != nil {
-		w.attach = err
-		w.read, w.take, w.same = errNoChild, errNoChild, errNoChild
-		return w
+		return noWork(nil, err)
 	}
 	w.attach = reattach(pid)
-	w.read, w.take, w.same = stepsOn(pid)
+	w.stepsOn(pid, 0)
 	return w
+}
+
+// noWork is what comes of it if the child cannot be had.
+func noWork(start, attach error) childWork {
+	return childWork{start: start, attach: attach, read: errNoChild, open: errNoChild, take: errNoChild, same: errNoChild}
 }
 
 // reattach lets go of the child, which stays stopped by a SIGSTOP sent
@@ -124,9 +124,9 @@ func reap(pid int) {
 }
 
 // stepsOn tries on a process what needs no ptrace attachment, only the
-// permission to attach.
-func stepsOn(pid int) (read, take, same error) {
-	return readFrom(pid), takeFrom(pid), compareWith(pid)
+// permission to attach. Its descriptor fd is of the null device.
+func (w *childWork) stepsOn(pid, fd int) {
+	w.read, w.open, w.take, w.same = readFrom(pid), openFrom(pid, fd), takeFrom(pid), compareWith(pid)
 }
 
 func readFrom(pid int) error {
@@ -147,6 +147,15 @@ func readFrom(pid int) error {
 		return fmt.Errorf("process_vm_readv: %w", err)
 	}
 	return nil
+}
+
+// openFrom opens what a descriptor of the process stands for.
+func openFrom(pid, fd int) error {
+	own, err := unix.Open(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /proc/PID/fd: %w", err)
+	}
+	return unix.Close(own)
 }
 
 func takeFrom(pid int) error {

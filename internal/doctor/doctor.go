@@ -60,21 +60,39 @@ type Report struct {
 	// Required is about the checks that were asked for; it is OK when none
 	// was.
 	Required Verdict `json:"required"`
-	// Run is about what faultline run needs. It is nil when only other
-	// checks were asked for.
-	Run *Verdict `json:"run,omitempty"`
+	// Run and Provide are about what faultline run and faultline provide
+	// need. They are nil when only other checks were asked for.
+	Run     *Verdict `json:"run,omitempty"`
+	Provide *Verdict `json:"provide,omitempty"`
 }
 
-// SetRun is the name, where checks are named, of all that faultline run needs.
-const SetRun = "run"
+// Names, where checks are named, of all that a command needs.
+const (
+	SetRun     = "run"
+	SetProvide = "provide"
+)
+
+// Sets returns the names of sets.
+func Sets() []string { return []string{SetRun, SetProvide} }
+
+// needs returns the checks of a set, nil for what is none.
+func needs(set string) []string {
+	switch set {
+	case SetRun:
+		return runNeeds
+	case SetProvide:
+		return provideNeeds
+	}
+	return nil
+}
 
 // UnknownError is returned for a name that is neither a check nor a set.
 type UnknownError struct{ Name string }
 
 // Error names what there is to choose from.
 func (e *UnknownError) Error() string {
-	return fmt.Sprintf("unknown requirement %q: choose from %s, or %s for all that faultline run needs",
-		e.Name, strings.Join(Names(), ", "), SetRun)
+	return fmt.Sprintf("unknown requirement %q: choose from %s, or %s for all that the command of this name needs",
+		e.Name, strings.Join(Names(), ", "), strings.Join(Sets(), ", "))
 }
 
 // Names returns the names of all checks, in the order of a report.
@@ -98,8 +116,8 @@ func Expand(names []string) ([]string, error) {
 	}
 	for _, name := range names {
 		switch {
-		case name == SetRun:
-			for _, n := range runNeeds {
+		case needs(name) != nil:
+			for _, n := range needs(name) {
 				add(n)
 			}
 		case slices.Contains(known, name):
@@ -126,14 +144,19 @@ func Examine(require []string) (*Report, error) {
 		}
 	}
 	r.Required = r.verdict(require)
-	covered := func(name string) bool {
-		return slices.ContainsFunc(r.Checks, func(c Result) bool { return c.Name == name })
-	}
-	if !slices.ContainsFunc(runNeeds, func(name string) bool { return !covered(name) }) {
-		v := r.verdict(runNeeds)
-		r.Run = &v
-	}
+	r.Run, r.Provide = r.about(SetRun), r.about(SetProvide)
 	return r, nil
+}
+
+// about is the verdict on a set, nil unless all of it was checked.
+func (r *Report) about(set string) *Verdict {
+	for _, name := range needs(set) {
+		if !slices.ContainsFunc(r.Checks, func(c Result) bool { return c.Name == name }) {
+			return nil
+		}
+	}
+	v := r.verdict(needs(set))
+	return &v
 }
 
 // verdict looks up names in r. What was not checked is not missing.

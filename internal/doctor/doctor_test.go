@@ -22,12 +22,14 @@ func TestNames(t *testing.T) {
 	if got := slices.Compact(slices.Sorted(slices.Values(names))); len(got) != len(names) {
 		t.Errorf("a name is used twice: %v", names)
 	}
-	if slices.Contains(names, SetRun) {
-		t.Errorf("%q names a check and a set", SetRun)
-	}
-	for _, n := range runNeeds {
-		if !slices.Contains(names, n) {
-			t.Errorf("run needs %q, which is no check", n)
+	for _, set := range Sets() {
+		if slices.Contains(names, set) {
+			t.Errorf("%q names a check and a set", set)
+		}
+		for _, n := range needs(set) {
+			if !slices.Contains(names, n) {
+				t.Errorf("%s needs %q, which is no check", set, n)
+			}
 		}
 	}
 	for _, f := range uapi.FeatureTable() {
@@ -57,7 +59,7 @@ func TestExpand(t *testing.T) {
 	if !errors.As(err, &unknown) || unknown.Name != "teleport" {
 		t.Fatalf("Examine(teleport): %v", err)
 	}
-	for _, n := range append(Names(), SetRun) {
+	for _, n := range append(Names(), Sets()...) {
 		if !strings.Contains(err.Error(), n) {
 			t.Errorf("the error does not offer %q", n)
 		}
@@ -91,7 +93,7 @@ func TestReportForm(t *testing.T) {
 	}
 	if d := cmp.Diff(map[string]string{
 		"schema": "string", "kernel": "string", "arch": "string",
-		"checks": "list", "required": "object", "run": "object",
+		"checks": "list", "required": "object", "run": "object", "provide": "object",
 	}, kinds); d != "" {
 		t.Errorf("top level: %s", d)
 	}
@@ -136,6 +138,17 @@ func TestCheckRunAgrees(t *testing.T) {
 	if got := CheckRun(); (got == nil) != r.Run.OK {
 		t.Errorf("CheckRun: %v, Examine: %+v", got, r.Run)
 	}
+	r, err = Examine([]string{SetProvide})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := CheckProvide(); (got == nil) != r.Provide.OK || r.Run != nil {
+		t.Errorf("CheckProvide: %v, Examine: %+v", got, r)
+	}
+	r, err = Examine([]string{SetRun})
+	if err != nil {
+		t.Fatal(err)
+	}
 	testutil.Need(t, r.Run.OK, "run does not work here: "+strings.Join(r.Run.Missing, ", "))
 }
 
@@ -169,6 +182,7 @@ func fake(files map[string]string) *probe {
 		gates:   func() gates { return gates{} },
 		refused: func() []refusal { return nil },
 		uffd:    func() abi { return abi{} },
+		trap:    func() unix.Errno { return 0 },
 	}
 }
 
@@ -270,6 +284,25 @@ func TestFindings(t *testing.T) {
 		{"no RET_TRACE", "seccomp-install", nil, func(p *probe) {
 			p.refused = func() []refusal { return []refusal{{"seccomp", unix.EOPNOTSUPP}} }
 		}, No, "RET_TRACE", "CONFIG_SECCOMP_FILTER"},
+		{"provide beside the kernel's call", "provide-call", nil, nil, OK, "call opens for faults of user and kernel mode, too", ""},
+		{"provide where a filter refuses", "provide-call", nil, func(p *probe) {
+			p.status = func() status { return status{known: true, seccomp: 2} }
+			p.refused = func() []refusal { return []refusal{{"userfaultfd", unix.EPERM}} }
+		}, OK, "EPERM from the seccomp filter", ""},
+		{"provide without the call", "provide-call", nil, func(p *probe) {
+			p.refused = func() []refusal { return []refusal{{"userfaultfd", unix.ENOSYS}} }
+		}, OK, "this kernel has no userfaultfd", ""},
+		{"no filters", "provide-call", nil, func(p *probe) {
+			p.refused = func() []refusal { return []refusal{{"seccomp", unix.ENOSYS}} }
+		}, No, "without seccomp-install", "mend seccomp-install"},
+		{"no RET_TRAP", "provide-call", nil, func(p *probe) {
+			p.trap = func() unix.Errno { return unix.EOPNOTSUPP }
+		}, No, "RET_TRAP action", "CONFIG_SECCOMP_FILTER"},
+		{"no agent", "agent", nil, func(p *probe) {
+			p.refused = func() []refusal { return []refusal{{"memfd_create", unix.EPERM}} }
+		}, No, "memfd_create: EPERM", "memfd_create"},
+		{"usual mappings", "max-map-count", map[string]string{"proc/sys/vm/max_map_count": "65530\n"}, nil, OK, "256.0MiB", ""},
+		{"few mappings", "max-map-count", map[string]string{"proc/sys/vm/max_map_count": "1000\n"}, nil, Warn, "=1000", "vm.max_map_count=1048576"},
 		{"hugepages", "hugepages", map[string]string{
 			"sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages":   "8\n",
 			"sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages": "3\n",
@@ -320,5 +353,9 @@ func TestRunError(t *testing.T) {
 	}
 	if got, want := e.Hint(), "be root; see faultline doctor --require run"; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+	e.Set = SetProvide
+	if !strings.Contains(e.Error(), "what provide needs") || !strings.Contains(e.Hint(), "--require provide") {
+		t.Errorf("%q, %q", e.Error(), e.Hint())
 	}
 }

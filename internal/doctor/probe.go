@@ -18,11 +18,12 @@ type probe struct {
 	root    fs.FS  // the root directory, from which /proc and /sys are read
 	release string // of the kernel
 
-	status  func() status    // our own credentials
-	child   func() childWork // what may be done to another process
-	gates   func() gates     // the ways to a descriptor
-	refused func() []refusal // system calls that a filter refuses
-	uffd    func() abi       // what a descriptor says
+	status  func() status     // our own credentials
+	child   func() childWork  // what may be done to another process
+	gates   func() gates      // the ways to a descriptor
+	refused func() []refusal  // system calls that a filter refuses
+	uffd    func() abi        // what a descriptor says
+	trap    func() unix.Errno // whether filters may trap
 }
 
 func newProbe() *probe {
@@ -35,6 +36,7 @@ func newProbe() *probe {
 	p.child = sync.OnceValue(workOnChild)
 	p.gates = sync.OnceValue(tryGates)
 	p.refused = sync.OnceValue(tryCalls)
+	p.trap = trapAction
 	p.uffd = sync.OnceValue(func() abi { return askABI(p.gates()) })
 	return p
 }

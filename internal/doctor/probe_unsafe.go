@@ -11,10 +11,9 @@ import (
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
-// seccompTrace asks whether the kernel knows the action RET_TRACE
+// seccompAction asks whether the kernel knows what a filter may return
 // (seccomp(2), since Linux 4.14). It needs no privilege and installs nothing.
-func seccompTrace() unix.Errno {
-	action := uint32(unix.SECCOMP_RET_TRACE)
+func seccompAction(action uint32) unix.Errno {
 	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0,
 		uintptr(unsafe.Pointer(&action)))
 	return errno

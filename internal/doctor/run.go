@@ -7,8 +7,10 @@ import (
 	"strings"
 )
 
-// RunError says why faultline run cannot work here.
+// RunError says why a command that runs programs cannot work here.
 type RunError struct {
+	// Set is what the command needs, SetRun if it is empty.
+	Set string
 	// Missing has the needs that are not met, causes before what follows
 	// from them. It is never empty.
 	Missing []Result
@@ -20,7 +22,14 @@ func (e *RunError) Error() string {
 	for _, r := range e.causes() {
 		parts = append(parts, r.Name+": "+r.Found)
 	}
-	return "this machine lacks what run needs: " + strings.Join(parts, "; ")
+	return "this machine lacks what " + e.set() + " needs: " + strings.Join(parts, "; ")
+}
+
+func (e *RunError) set() string {
+	if e.Set == "" {
+		return SetRun
+	}
+	return e.Set
 }
 
 // Hint returns what mends it, the same that [Examine] reports.
@@ -31,7 +40,7 @@ func (e *RunError) Hint() string {
 			fixes = append(fixes, r.Fix)
 		}
 	}
-	fixes = append(fixes, "see faultline doctor --require run")
+	fixes = append(fixes, "see faultline doctor --require "+e.set())
 	return strings.Join(fixes, "; ")
 }
 
@@ -43,11 +52,16 @@ func (e *RunError) causes() []Result {
 // or a [*RunError]. It takes a few milliseconds, most of them for the child
 // that ptrace is tried on, and must not be called while another thread of
 // this process waits for children of any pid.
-func CheckRun() error {
+func CheckRun() error { return checkSet(SetRun) }
+
+// CheckProvide is CheckRun for what faultline provide needs.
+func CheckProvide() error { return checkSet(SetProvide) }
+
+func checkSet(set string) error {
 	p := newProbe()
 	var missing []Result
 	for _, c := range checks() {
-		if !slices.Contains(runNeeds, c.name) {
+		if !slices.Contains(needs(set), c.name) {
 			continue
 		}
 		if r := c.result(p); r.Status == No {
@@ -57,5 +71,5 @@ func CheckRun() error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return &RunError{Missing: missing}
+	return &RunError{Set: set, Missing: missing}
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/sandbox"
 	"github.com/faultline-go/faultline/internal/testutil"
 )
 
@@ -25,6 +26,7 @@ import (
 const sandboxEnv = "DOCTOR_TEST_SANDBOX"
 
 func TestMain(m *testing.M) {
+	sandbox.Main()
 	if words, found := os.LookupEnv(sandboxEnv); found {
 		os.Exit(inSandbox(strings.Fields(words)))
 	}
@@ -95,10 +97,17 @@ func examineIn(t *testing.T, uid uint32, words ...string) *Report {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe") // by its link: the path may be closed to uid
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), sandboxEnv+"="+strings.Join(words, " "))
+	cmd.Env = os.Environ()
 	if uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	}
+	return reportOf(t, cmd, words...)
+}
+
+// reportOf returns the report that the test binary prints, which cmd starts.
+func reportOf(t *testing.T, cmd *exec.Cmd, words ...string) *Report {
+	t.Helper()
+	cmd.Env = append(cmd.Env, sandboxEnv+"="+strings.Join(words, " "))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
@@ -160,6 +169,31 @@ func TestNobody(t *testing.T) {
 	if r.Run == nil || r.Run.OK {
 		t.Errorf("nobody may run: %+v", r.Run)
 	}
+	expect(t, r, "provide-call", OK, "vm.unprivileged_userfaultfd is 0", "")
+	if r.Provide == nil || !r.Provide.OK {
+		t.Errorf("provide is for everybody: %+v", r.Provide)
+	}
+}
+
+// TestContainer is where provide works and run does not.
+func TestContainer(t *testing.T) {
+	closedToUsers(t)
+	for name, user := range map[string]int{"root": 0, "nobody": sandbox.Nobody} {
+		t.Run(name, func(t *testing.T) {
+			cmd, err := sandbox.Command(t.Context(), sandbox.Options{Container: true, User: user}, "/proc/self/exe")
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := reportOf(t, cmd)
+			expect(t, r, "seccomp", No, "userfaultfd (EPERM)", "unconfined")
+			expect(t, r, "provide-call", OK, "RET_TRAP, whose signal is taken at the ptrace stop; the kernel's own: userfaultfd: EPERM from the seccomp filter", "")
+			expect(t, r, "pidfd-getfd", No, "seccomp filter", "pidfd_getfd")
+			expect(t, r, "agent", OK, "opened", "")
+			if r.Run.OK || !r.Provide.OK {
+				t.Errorf("run %+v, provide %+v", r.Run, r.Provide)
+			}
+		})
+	}
 }
 
 // TestGates is H18: EPERM has several sources, and the line says which.
@@ -210,6 +244,9 @@ func TestRefusedCalls(t *testing.T) {
 		{unix.SYS_PTRACE, "ptrace", No},
 		{unix.SYS_PROCESS_VM_READV, "process-vm-readv", No},
 		{unix.SYS_PIDFD_GETFD, "pidfd-getfd", No},
+		{unix.SYS_PROCESS_VM_WRITEV, "agent", No},
+		{unix.SYS_MEMFD_CREATE, "agent", No},
+		{unix.SYS_PIDFD_OPEN, "agent", No},
 		{unix.SYS_SECCOMP, "seccomp-install", No},
 		{unix.SYS_KCMP, "kcmp", Warn},
 	} {
@@ -220,6 +257,9 @@ func TestRefusedCalls(t *testing.T) {
 				expect(t, r, "seccomp", tc.want, errnoName(errno), "unconfined")
 				if tc.want == No && r.Run.OK {
 					t.Error("run is said to work")
+				}
+				if r.Provide.OK != (tc.want != No || tc.check == "pidfd-getfd") {
+					t.Errorf("provide: %+v", r.Provide)
 				}
 			})
 		}

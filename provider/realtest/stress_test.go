@@ -72,13 +72,20 @@ func TestChecked(t *testing.T) {
 	}
 }
 
-// TestOwnStatus refuses a call that we cannot do without: that is a failure of
-// ours, and was said to be a program that cannot be executed.
+// TestOwnStatus refuses what we cannot do without: that is a failure of ours,
+// which names the remedy. It was said to be a program that cannot be executed.
 func TestOwnStatus(t *testing.T) {
-	o := sandbox.Options{Refuse: []sandbox.Refusal{{Call: unix.SYS_MEMFD_CREATE, Errno: unix.EPERM}}}
-	cmd := command(t, o, false, workload.Build(t, "provide"), "fault", "1")
-	out, err := cmd.CombinedOutput()
-	if cmd.ProcessState.ExitCode() != 125 || !bytes.Contains(out, []byte("memfd_create")) {
-		t.Errorf("%v\n%s", err, out)
+	program := workload.Build(t, "provide")
+	for name, nr := range map[string]uint32{
+		"ptrace": unix.SYS_PTRACE, "seccomp": unix.SYS_SECCOMP, "memfd_create": unix.SYS_MEMFD_CREATE,
+		"process_vm_writev": unix.SYS_PROCESS_VM_WRITEV, "pidfd_open": unix.SYS_PIDFD_OPEN,
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := command(t, sandbox.Options{Refuse: []sandbox.Refusal{{Call: nr, Errno: unix.EPERM}}}, false, program, "fault", "1")
+			out, err := cmd.CombinedOutput()
+			if cmd.ProcessState.ExitCode() != 125 || !bytes.Contains(out, []byte("allow "+name+" in the seccomp profile")) {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
 	}
 }
