@@ -4,32 +4,31 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/faultline-go/faultline/internal/bpf"
 	"github.com/faultline-go/faultline/internal/doctor"
+	"github.com/faultline-go/faultline/internal/sandbox"
 	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/uffd"
-	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
 func TestMain(m *testing.M) {
+	sandbox.Main()
 	testscript.Main(m, map[string]func(){
 		"faultline": func() { os.Exit(Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) },
 		"wakes":     wakes,
@@ -37,34 +36,29 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// refused runs a program where the kernel refuses userfaultfd, by the call and
-// by the device.
+// refused runs a program for a user without privilege whom the kernel refuses
+// userfaultfd(2), as in a container.
 func refused() {
-	runtime.LockOSThread() // the filter is this thread's
-	const denied = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
-	var p bpf.Program
-	p.Load(bpf.OffNR)
-	p.RetIf(unix.SYS_USERFAULTFD, denied)
-	p.JumpUnless(unix.SYS_IOCTL, "allow")
-	p.Load(bpf.OffArg(1))
-	p.RetIf(uapi.USERFAULTFD_IOC_NEW, denied)
-	p.Label("allow")
-	p.Ret(unix.SECCOMP_RET_ALLOW)
-	code := p.Link()
-	prog := unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
-	err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-	if err == nil {
-		err = unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0)
+	o := sandbox.Options{Refuse: []sandbox.Refusal{{Call: unix.SYS_USERFAULTFD, Errno: unix.EPERM}}}
+	if os.Geteuid() == 0 {
+		o.User = sandbox.Nobody // who may not open the device
 	}
-	path := ""
+	path, err := exec.LookPath(os.Args[1])
 	if err == nil {
-		path, err = exec.LookPath(os.Args[1])
+		var cmd *exec.Cmd
+		if cmd, err = sandbox.Command(context.Background(), o, path, os.Args[2:]...); err == nil {
+			cmd.Dir = ""
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+			err = cmd.Run()
+		}
 	}
-	if err == nil {
-		err = unix.Exec(path, os.Args[1:], os.Environ())
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		os.Exit(exit.ExitCode())
 	}
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // wakes is a program for scripts, which makes two calls on a userfaultfd.
