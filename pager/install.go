@@ -15,7 +15,7 @@ import (
 // f, and brings the table up to date.
 func (s *Space) install(f fault) {
 	sv := &s.server
-	s.p.stat.latency.add(time.Since(f.at))
+	s.p.stat.latency.Add(time.Since(f.at))
 	// The page that the thread waits for comes last. It would go on as soon as
 	// that is there, in our place on the processor, and fault on the next one.
 	first, end := 0, 0

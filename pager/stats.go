@@ -3,10 +3,10 @@
 package pager
 
 import (
-	"math/bits"
 	"sync/atomic"
 	"time"
 
+	"github.com/faultline-go/faultline/internal/histogram"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/store"
 )
@@ -69,7 +69,7 @@ type counters struct {
 	pagesIn, pagesOut, unmovable, lost     atomic.Int64
 	events, forks, starved, storeErrors    atomic.Int64
 	most, clean                            atomic.Int64
-	latency                                histogram
+	latency                                histogram.Histogram
 }
 
 func (c *counters) peak(resident int64) {
@@ -95,7 +95,7 @@ func (p *Pager) Stats() Stats {
 		Unmovable: c.unmovable.Load(), Lost: c.lost.Load(),
 		Events: c.events.Load(), Forks: c.forks.Load(),
 		Starved: c.starved.Load(), StoreErrors: c.storeErrors.Load(),
-		Latency:   c.latency.read(),
+		Latency:   Latency(c.latency.Read()),
 		Resident:  p.Resident(),
 		Peak:      uint64(max(0, c.most.Load())) << mem.PageShift,
 		Unbounded: p.unbounded.on.Load(),
@@ -113,67 +113,9 @@ func (p *Pager) Stats() Stats {
 	return st
 }
 
-// histogram counts durations in buckets of a power of two nanoseconds, each
-// split in eight: the error of a quantile is below one part in eight.
-type histogram struct {
-	bucket [64 * 8]atomic.Int64
-	most   atomic.Int64
-}
-
-func (h *histogram) add(d time.Duration) {
-	n := max(int64(d), 0)
-	h.bucket[bucketOf(uint64(n))].Add(1)
-	for {
-		old := h.most.Load()
-		if n <= old || h.most.CompareAndSwap(old, n) {
-			return
-		}
-	}
-}
-
-func bucketOf(n uint64) int {
-	if n < 8 {
-		return int(n)
-	}
-	log := bits.Len64(n) - 1 // at least 3
-	return (log-2)*8 + int(n>>(log-3)&7)
-}
-
-// bucketTop returns the largest duration of bucket i.
-func bucketTop(i int) time.Duration {
-	if i < 8 {
-		return time.Duration(i)
-	}
-	log := i/8 + 2
-	return time.Duration((uint64(8+i%8)+1)<<(log-3) - 1)
-}
-
 // Latency is a distribution of durations. A quantile is the upper end of a
 // bucket, at most an eighth too high.
 type Latency struct {
 	Count              int64
 	P50, P90, P99, Max time.Duration
-}
-
-func (h *histogram) read() Latency {
-	var counts [len(h.bucket)]int64
-	var l Latency
-	for i := range h.bucket {
-		counts[i] = h.bucket[i].Load()
-		l.Count += counts[i]
-	}
-	l.Max = time.Duration(h.most.Load())
-	quantile := func(num, den int64) time.Duration {
-		want, sum := (l.Count*num+den-1)/den, int64(0)
-		for i, n := range counts {
-			if sum += n; sum >= want && n > 0 {
-				return min(bucketTop(i), l.Max)
-			}
-		}
-		return 0
-	}
-	if l.Count > 0 {
-		l.P50, l.P90, l.P99 = quantile(50, 100), quantile(90, 100), quantile(99, 100)
-	}
-	return l
 }

@@ -3,14 +3,11 @@
 package pager
 
 import (
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
-
-	"pgregory.net/rapid"
 
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/pager/internal/evict"
@@ -18,33 +15,6 @@ import (
 	memstore "github.com/faultline-go/faultline/store/mem"
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
-
-// TestHistogram: a quantile is never too low, and at most an eighth too high.
-func TestHistogram(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		all := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) int64 {
-			return rapid.Int64Range(0, 1<<rapid.IntRange(1, 62).Draw(t, "log")).Draw(t, "ns")
-		}), 1, 200).Draw(t, "samples")
-		var h histogram
-		for _, d := range all {
-			h.add(time.Duration(d))
-		}
-		slices.Sort(all)
-		l := h.read()
-		if l.Count != int64(len(all)) || int64(l.Max) != all[len(all)-1] {
-			t.Fatalf("%+v of %v", l, all)
-		}
-		for _, q := range []struct {
-			got time.Duration
-			pct int
-		}{{l.P50, 50}, {l.P90, 90}, {l.P99, 99}} {
-			want := all[(len(all)*q.pct+99)/100-1]
-			if int64(q.got) < want || float64(q.got) > float64(want)*1.125+1 {
-				t.Fatalf("p%d is %d, want %d of %v", q.pct, q.got, want, all)
-			}
-		}
-	})
-}
 
 // TestLock: it excludes, a long wait asks for a boost, and a free lock is not
 // to be unlocked.

@@ -56,7 +56,8 @@ var only = []struct {
 	{"internal/sys", []string{"mem", "uffd/uapi"}},
 	{"internal/size", nil},
 	{"internal/bpf", nil},
-	{"internal/uffdtrace", []string{"mem", "uffd/uapi"}},
+	{"internal/histogram", nil},
+	{"internal/uffdtrace", []string{"mem", "uffd/uapi", "internal/histogram"}},
 	{"internal/model", []string{"mem", "uffd/uapi", "vkernel", "internal/interval", "internal/waitq", "internal/bitmap"}},
 	{"conformance", []string{"mem", "uffd/uapi", "vkernel", "internal/interval", "internal/waitq", "internal/bitmap"}},
 }
@@ -99,7 +100,7 @@ var doors = map[string][]string{
 
 // noCalls are the trees without any system call, so that they build and run
 // on every system.
-var noCalls = []string{"mem", "uffd/uapi", "vkernel", "internal/model", "internal/uffdtrace"}
+var noCalls = []string{"mem", "uffd/uapi", "vkernel", "internal/model", "internal/uffdtrace", "internal/histogram"}
 
 // errnoOnly are those of noCalls that may import syscall for its errnos.
 var errnoOnly = []string{"vkernel", "internal/model"}

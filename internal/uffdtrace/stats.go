@@ -3,9 +3,9 @@
 package uffdtrace
 
 import (
-	"math/bits"
 	"time"
 
+	"github.com/faultline-go/faultline/internal/histogram"
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
@@ -39,7 +39,7 @@ func (s *callStats) add(c *Call, e *effect) {
 // woken still wait, or were left to themselves.
 type faultStats struct {
 	read, again, woken int64
-	latency            histogram
+	latency            histogram.Histogram
 }
 
 // stats is all that a summary says.
@@ -81,50 +81,6 @@ func (s *stats) call(c *Call, e *effect, o *outcome) {
 	}
 	for _, w := range o.woken {
 		s.faults[w.kind].woken++
-		s.faults[w.kind].latency.add(w.after)
+		s.faults[w.kind].latency.Add(w.after)
 	}
-}
-
-// histogram counts durations in buckets of a power of two nanoseconds, each
-// split in eight: a quantile is at most one part in eight too high.
-type histogram struct {
-	bucket [64 * 8]int64
-	count  int64
-	most   time.Duration
-}
-
-func (h *histogram) add(d time.Duration) {
-	d = max(d, 0)
-	h.bucket[bucketOf(uint64(d))]++
-	h.count++
-	h.most = max(h.most, d)
-}
-
-func bucketOf(n uint64) int {
-	if n < 8 {
-		return int(n)
-	}
-	shift := bits.Len64(n) - 4
-	return (shift+1)*8 + int(n>>shift&7)
-}
-
-// bucketTop returns the largest duration of bucket i.
-func bucketTop(i int) time.Duration {
-	if i < 8 {
-		return time.Duration(i)
-	}
-	shift := i/8 - 1
-	return time.Duration((uint64(8+i%8)+1)<<shift - 1)
-}
-
-// quantile returns a duration that percent of all do not exceed, 0 if there
-// are none.
-func (h *histogram) quantile(percent int64) time.Duration {
-	want, sum := (h.count*percent+99)/100, int64(0)
-	for i, n := range h.bucket {
-		if sum += n; n > 0 && sum >= want {
-			return min(bucketTop(i), h.most)
-		}
-	}
-	return 0
 }

@@ -92,10 +92,10 @@ func (s *stats) summary(elapsed time.Duration) *summary {
 		if f.read == 0 {
 			continue
 		}
+		q := f.latency.Read()
 		out.Faults = append(out.Faults, faultSummary{
 			Kind: k.String(), Read: f.read, Again: f.again, Woken: f.woken, Never: f.read - f.again - f.woken,
-			P50: int64(f.latency.quantile(50)), P90: int64(f.latency.quantile(90)),
-			P99: int64(f.latency.quantile(99)), Max: int64(f.latency.most),
+			P50: int64(q.P50), P90: int64(q.P90), P99: int64(q.P99), Max: int64(q.Max),
 		})
 	}
 	return out
