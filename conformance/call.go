@@ -35,7 +35,7 @@ const (
 	Userfaultfd
 	OpenDevice  // open(2) of /dev/userfaultfd with the flags
 	OpenPagemap // open(2) of /proc/self/pagemap for reading
-	OpenSelfMem // open(2) of /proc/self/mem for reading
+	OpenSelfMem // open(2) of /proc/self/mem with the flags
 	OpenFile    // a regular file of one page, shared by nobody, for reading and writing
 	Reopen      // the file behind a descriptor once more, with other flags
 	Ioctl
@@ -44,6 +44,7 @@ const (
 	Readv
 	Preadv2 // fd, iov, count, offset, flags; -1 is the current position
 	Write
+	Pwrite
 	Lseek
 	Poll   // struct pollfd, their number, timeout in milliseconds
 	Select // sets as in select(2), timeout zero
@@ -65,7 +66,7 @@ var callNames = [numCalls]string{
 	"brk", "mincore",
 	"memfd_create", "ftruncate", "fallocate", "userfaultfd", "open(/dev/userfaultfd)",
 	"open(pagemap)", "open(/proc/self/mem)", "open(file)", "reopen", "ioctl", "read", "pread", "readv",
-	"preadv2", "write", "lseek", "poll", "select", "epoll_create", "epoll_ctl", "epoll_wait",
+	"preadv2", "write", "pwrite", "lseek", "poll", "select", "epoll_create", "epoll_ctl", "epoll_wait",
 	"close", "dup", "fcntl", "pipe", "setrlimit(NOFILE)", "process_vm_readv",
 }
 
@@ -125,7 +126,14 @@ const (
 	FGetfl = 3
 	FSetfl = 4
 
+	RwfHipri  = 1
 	RwfNowait = 8
+
+	SeekSet  = 0
+	SeekCur  = 1
+	SeekEnd  = 2
+	SeekData = 3
+	SeekHole = 4
 
 	PollIn  = 1
 	PollErr = 8

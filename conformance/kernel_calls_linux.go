@@ -19,7 +19,7 @@ var callNumbers = map[Call]uint64{
 	Mlock: unix.SYS_MLOCK, Mlock2: unix.SYS_MLOCK2, Mlockall: unix.SYS_MLOCKALL, Munlock: unix.SYS_MUNLOCK, Munlockall: unix.SYS_MUNLOCKALL,
 	Ftruncate: unix.SYS_FTRUNCATE, Fallocate: unix.SYS_FALLOCATE,
 	Userfaultfd: unix.SYS_USERFAULTFD, Ioctl: unix.SYS_IOCTL,
-	Read: unix.SYS_READ, Pread: unix.SYS_PREAD64, Readv: unix.SYS_READV, Write: unix.SYS_WRITE, Lseek: unix.SYS_LSEEK,
+	Read: unix.SYS_READ, Pread: unix.SYS_PREAD64, Readv: unix.SYS_READV, Write: unix.SYS_WRITE, Pwrite: unix.SYS_PWRITE64, Lseek: unix.SYS_LSEEK,
 	EpollCreate: unix.SYS_EPOLL_CREATE1, EpollCtl: unix.SYS_EPOLL_CTL,
 	Close: unix.SYS_CLOSE, Dup: unix.SYS_DUP, Fcntl: unix.SYS_FCNTL,
 	Pipe: unix.SYS_PIPE2,
@@ -50,7 +50,7 @@ func (t *kernelTask) translate(call Call, a [6]uint64) (nr uint64, args [6]uint6
 	case OpenPagemap:
 		return open("/proc/self/pagemap", 0)
 	case OpenSelfMem:
-		return open("/proc/self/mem", 0)
+		return open("/proc/self/mem", a[0])
 	case OpenFile:
 		return open(t.disk, unix.O_TMPFILE|unix.O_RDWR)
 	case Reopen:

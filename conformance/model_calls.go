@@ -68,7 +68,7 @@ func outcome(v uint64, err error) Result {
 }
 
 // number makes a result of a call that returns one.
-func number[T int | uint64 | mem.Addr](v T, errno syscall.Errno) Result {
+func number[T int | int64 | uint64 | mem.Addr](v T, errno syscall.Errno) Result {
 	if errno != 0 {
 		return Result{Errno: Errno(errno)}
 	}
@@ -119,9 +119,24 @@ var modelCalls = map[Call]func(*modelTask, [6]uint64) Result{
 		t.proc.p.SetMaxFiles(int(a[0]))
 		return Result{}
 	},
-	Read:        (*modelTask).read,
-	Readv:       (*modelTask).readv,
-	Write:       (*modelTask).write,
+	OpenSelfMem: func(t *modelTask, a [6]uint64) Result { return number(t.th.OpenMem(t.proc.p, int(a[0]))) },
+	Mincore: func(t *modelTask, a [6]uint64) Result {
+		return fine(t.th.Mincore(mem.Addr(a[0]), a[1], mem.Addr(a[2])))
+	},
+	Read: (*modelTask).read,
+	Pread: func(t *modelTask, a [6]uint64) Result {
+		return number(t.th.Pread(int(a[0]), mem.Addr(a[1]), a[2], int64(a[3])))
+	},
+	Readv:   func(t *modelTask, a [6]uint64) Result { return t.preadv2([6]uint64{a[0], a[1], a[2], ^uint64(0)}) },
+	Preadv2: (*modelTask).preadv2,
+	Write:   (*modelTask).write,
+	Pwrite: func(t *modelTask, a [6]uint64) Result {
+		return number(t.th.Pwrite(int(a[0]), mem.Addr(a[1]), a[2], int64(a[3])))
+	},
+	Lseek: func(t *modelTask, a [6]uint64) Result {
+		return number(t.th.Lseek(int(a[0]), int64(a[1]), int(a[2])))
+	},
+	Select:      (*modelTask).selectFDs,
 	Pipe:        (*modelTask).pipe,
 	Poll:        (*modelTask).poll,
 	EpollCreate: func(t *modelTask, a [6]uint64) Result { return number(t.th.EpollCreate()) },
@@ -252,14 +267,14 @@ func (t *modelTask) pipe(a [6]uint64) Result {
 	return Result{}
 }
 
-func (t *modelTask) readv(a [6]uint64) Result {
+func (t *modelTask) preadv2(a [6]uint64) Result {
 	b := make([]byte, 16*a[2])
 	t.proc.Peek(mem.Addr(a[1]), b)
 	var to []vkernel.Segment
 	for ; len(b) > 0; b = b[16:] {
 		to = append(to, vkernel.Segment{Addr: mem.Addr(le64(b)), Len: le64(b[8:])})
 	}
-	return number(t.th.Readv(int(a[0]), to))
+	return number(t.th.Preadv2(int(a[0]), to, int64(a[3]), int(a[4])))
 }
 
 // timeoutOf is milliseconds, for ever if negative.
@@ -276,6 +291,33 @@ func (t *modelTask) poll(a [6]uint64) Result {
 		t.proc.Poke(mem.Addr(a[0]), binary.LittleEndian.AppendUint64(nil, w))
 	}
 	return number(n, errno)
+}
+
+// selectFDs is select(2) of up to 64 descriptors, without a wait, for what can
+// be read and written.
+func (t *modelTask) selectFDs(a [6]uint64) Result {
+	ready := 0
+	for i, want := range []int{vkernel.PollIn | vkernel.PollHup | vkernel.PollErr, vkernel.PollOut | vkernel.PollErr} {
+		var b [8]byte
+		t.proc.Peek(mem.Addr(a[1+i]), b[:])
+		set := le64(b[:])
+		for fd := range int(a[0]) {
+			fds := []vkernel.PollFD{{FD: fd, Events: want}}
+			if set&(1<<fd) == 0 {
+				continue
+			}
+			if _, errno := t.th.Poll(fds, 0); errno != 0 {
+				return fine(errno)
+			}
+			if fds[0].Revents&want == 0 {
+				set &^= 1 << fd
+			} else {
+				ready++
+			}
+		}
+		t.proc.Poke(mem.Addr(a[1+i]), binary.LittleEndian.AppendUint64(nil, set))
+	}
+	return number(ready, 0)
 }
 
 func (t *modelTask) epollCtl(a [6]uint64) Result {

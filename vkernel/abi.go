@@ -77,6 +77,20 @@ const (
 	FallocPunchHole = 2
 )
 
+// Flags of preadv2(2), and places of lseek(2).
+const (
+	RwfHipri  = 1
+	RwfDsync  = 2
+	RwfSync   = 4
+	RwfNowait = 8
+
+	SeekSet  = 0
+	SeekCur  = 1
+	SeekEnd  = 2
+	SeekData = 3
+	SeekHole = 4
+)
+
 // Commands of fcntl(2).
 const (
 	FGetfd = 1

@@ -15,6 +15,7 @@ import (
 type operation struct {
 	write    bool
 	probe    bool // nothing: the page is only to be there
+	force    bool // whatever the protection
 	swap     bool // compare and swap of the 8 bytes of buf with old and new
 	swapped  bool
 	old, new uint64
@@ -53,7 +54,7 @@ func (as *space) touch(a mem.Addr, buf []byte, op *operation) bool {
 		}
 		e = s.pages[index(a)]
 	}
-	if op.write && !e.writable() || !e.readable() {
+	if !as.allows(e, huge, op) {
 		return false
 	}
 	if len(buf) == 0 {
@@ -72,6 +73,23 @@ func (as *space) touch(a mem.Addr, buf []byte, op *operation) bool {
 	op.apply(page[:len(buf)], buf)
 	mu.Unlock()
 	return true
+}
+
+// allows reports whether op on a page with entry e needs no fault.
+func (as *space) allows(e pte, huge bool, op *operation) bool {
+	switch {
+	case !op.force:
+		return e.readable() && (!op.write || e.writable())
+	case !e.present():
+		return false
+	case !op.write || e&pteWrite != 0:
+		return true
+	case huge || e&pteWP != 0:
+		return false
+	}
+	// A page of the process's own can be written by who may do that at all,
+	// and is not made writable for others.
+	return as.k.mem.has(e.frame(), frameExclusive)
 }
 
 // access does op on buf at a, faulting as often as it takes. It returns the
@@ -201,8 +219,9 @@ func (th *Thread) kernelAccess(as *space, a mem.Addr, buf []byte, write bool, mo
 	if end := a + mem.Addr(len(buf)); end < a || end > taskSize {
 		return 0, EFAULT
 	}
-	th.at = attempt{as: as, write: write, mode: mode}
-	n, v := th.access(a, buf, &operation{write: write}, &th.at)
+	force := mode == ptraceMode
+	th.at = attempt{as: as, write: write, mode: mode, force: force}
+	n, v := th.access(a, buf, &operation{write: write, force: force}, &th.at)
 	switch v {
 	case retry:
 		return n, 0

@@ -17,7 +17,7 @@ const (
 	userMode   accessMode = iota // an instruction of the program
 	kernelMode                   // a system call's argument
 	pinMode                      // a page that a call looks up for later: process_vm_readv, mlock, madvise
-	ptraceMode                   // a lookup that must not wait, nor heed protection
+	ptraceMode                   // a lookup that must not wait
 )
 
 // attempt is an access on its way through faults.
@@ -25,6 +25,7 @@ type attempt struct {
 	as    *space
 	write bool
 	mode  accessMode
+	force bool // whatever the protection, as a debugger does
 	tries int             // of the same page
 	ctx   context.Context // nil if it cannot end
 	bad   mem.Addr        // what a signal is to name, if not the access
@@ -88,13 +89,10 @@ func (as *space) fault(th *Thread, a mem.Addr, at *attempt) verdict {
 }
 
 func (at *attempt) permitted(v *vma) bool {
-	if at.mode == ptraceMode {
-		return true
-	}
 	if at.write {
-		return v.is(vmWrite)
+		return v.is(vmWrite) || at.force && v.flags&(vmShared|vmMayWrite|vmHugetlb) == vmMayWrite
 	}
-	return v.is(vmAccess)
+	return v.is(vmAccess) || at.force && v.is(vmMayRead)
 }
 
 // expand grows memory that grows down to hold a.
@@ -195,7 +193,7 @@ func (f *faulting) entry(fr frame, flags pte) pte {
 		flags &^= pteWrite
 	}
 	if !f.v.is(vmAccess) {
-		flags |= pteNoAccess // only ptrace faults here
+		flags |= pteNoAccess // who faults here does so by force
 	}
 	return makePTE(fr, flags)
 }
@@ -203,13 +201,9 @@ func (f *faulting) entry(fr frame, flags pte) pte {
 // present handles a fault on a page that is there: most often a write to one
 // that is protected, by a descriptor or because it is shared.
 func (f *faulting) present(s *slot, i int, e pte) need {
-	if e&pteNoAccess != 0 {
-		if f.at.mode != ptraceMode {
-			e &^= pteNoAccess
-			s.set(i, e)
-		} else {
-			return need{verdict: bus}
-		}
+	if e&pteNoAccess != 0 && !f.at.force {
+		e &^= pteNoAccess
+		s.set(i, e)
 	}
 	if !f.at.write || e.writable() {
 		return need{}
@@ -234,7 +228,10 @@ func (f *faulting) present(s *slot, i int, e pte) need {
 		fr = own
 		e &^= pteWP // the copy is another page; the page itself keeps it
 	}
-	s.set(i, makePTE(fr, e&(1<<pteShift-1)|pteWrite))
+	if e &= 1<<pteShift - 1; f.v.is(vmWrite) {
+		e |= pteWrite
+	}
+	s.set(i, makePTE(fr, e))
 	return need{}
 }
 

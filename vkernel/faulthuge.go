@@ -78,8 +78,10 @@ func copyHuge(h *hugePool, dst, src frame) {
 
 // presentHuge is present for a huge page.
 func (f *faulting) presentHuge(s *slot, e pte) need {
-	e &^= pteNoAccess
-	s.huge = e
+	if !f.at.force {
+		e &^= pteNoAccess
+		s.huge = e
+	}
 	if !f.at.write || e.writable() {
 		return need{}
 	}

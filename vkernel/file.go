@@ -15,6 +15,8 @@ type file struct {
 	obj   *object
 	epoll *epoll
 	dev   bool // /dev/userfaultfd
+	mem   *space // whose memory it is, as /proc/PID/mem
+	pos   atomic.Int64
 }
 
 func newFile(flags int) *file {

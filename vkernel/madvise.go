@@ -272,12 +272,12 @@ func (th *Thread) populateAdvice(r mem.Range, write bool) syscall.Errno {
 			as.mu.RUnlock()
 			return ENOMEM
 		}
-		end := min(v.end, r.End)
+		part := mem.Range{Start: at, End: min(v.end, r.End)}
 		as.mu.RUnlock()
-		if errno := th.populate(mem.Range{Start: at, End: end}, write); errno != 0 {
+		var errno syscall.Errno
+		if at, errno = th.populate(part, write); errno != 0 {
 			return errno
 		}
-		at = end
 	}
 	return 0
 }

@@ -148,10 +148,9 @@ func (th *Thread) populateLocked(r mem.Range) syscall.Errno {
 		if !access {
 			return EFAULT
 		}
-		switch errno := th.populate(part, write); errno {
-		case 0:
-			at = part.End
-		case ENOMEM, EINVAL: // unmapped or protected meanwhile: look again
+		var errno syscall.Errno
+		switch at, errno = th.populate(part, write); errno {
+		case 0, ENOMEM, EINVAL: // the last two: unmapped or protected meanwhile
 		default:
 			return errno
 		}

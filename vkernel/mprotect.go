@@ -120,30 +120,33 @@ func (as *space) applyAccess(v *vma, part mem.Range) {
 	}
 }
 
-// populate brings in the pages of r.
-func (th *Thread) populate(r mem.Range, write bool) syscall.Errno {
+// populate brings in the pages of r, and returns up to where. It ends early
+// when it has slept: the memory may be another then.
+func (th *Thread) populate(r mem.Range, write bool) (mem.Addr, syscall.Errno) {
 	as := th.p.as.Load()
 	at := attempt{as: as, write: write, mode: pinMode}
 	for a := r.Start; a < r.End; a += mem.PageSize {
-		at.tries = 0
 		for !as.accessible(a, write) {
 			switch as.fault(th, a, &at) {
 			case retry:
+				if at.tries > 0 {
+					return a, 0
+				}
 			case killed:
-				return EINTR
+				return a, EINTR
 			case segvMap:
-				return ENOMEM
+				return a, ENOMEM
 			case segvAcc:
-				return EINVAL
+				return a, EINVAL
 			default:
 				if as.poisoned(a) {
-					return EHWPOISON
+					return a, EHWPOISON
 				}
-				return EFAULT
+				return a, EFAULT
 			}
 		}
 	}
-	return 0
+	return r.End, 0
 }
 
 // poisoned reports whether a poison marker is where a's page would be.

@@ -24,6 +24,38 @@ func (th *Thread) Read(fd int, buf mem.Addr, n uint64) (int, syscall.Errno) {
 
 // Readv reads messages into a vector of buffers, which may cut them anywhere.
 func (th *Thread) Readv(fd int, to []Segment) (int, syscall.Errno) {
+	return th.Preadv2(fd, to, -1, 0)
+}
+
+// Pread fails: a descriptor has no positions. It is for files of
+// [Thread.OpenMem].
+func (th *Thread) Pread(fd int, buf mem.Addr, n uint64, off int64) (int, syscall.Errno) {
+	return th.transfer(fd, []Segment{{buf, n}}, &off, 0, false)
+}
+
+// Preadv2 is Readv with flags, of which RwfNowait does not wait for a message
+// whatever the descriptor was made for. off is -1, or a position for files of
+// [Thread.OpenMem].
+func (th *Thread) Preadv2(fd int, to []Segment, off int64, flags int) (int, syscall.Errno) {
+	if off == -1 {
+		return th.transfer(fd, to, nil, flags, false)
+	}
+	return th.transfer(fd, to, &off, flags, false)
+}
+
+// Write fails: a descriptor is not written to. It is for files of
+// [Thread.OpenMem].
+func (th *Thread) Write(fd int, buf mem.Addr, n uint64) (int, syscall.Errno) {
+	return th.transfer(fd, []Segment{{buf, n}}, nil, 0, true)
+}
+
+// Pwrite is Write to a position.
+func (th *Thread) Pwrite(fd int, buf mem.Addr, n uint64, off int64) (int, syscall.Errno) {
+	return th.transfer(fd, []Segment{{buf, n}}, &off, 0, true)
+}
+
+// transfer reads or writes, at the position of the file if off is nil.
+func (th *Thread) transfer(fd int, segments []Segment, off *int64, flags int, write bool) (int, syscall.Errno) {
 	th.enter()
 	defer th.leave()
 	f := th.p.file(fd)
@@ -31,23 +63,61 @@ func (th *Thread) Readv(fd int, to []Segment) (int, syscall.Errno) {
 		return -1, EBADF
 	}
 	defer f.put()
-	if f.uffd == nil {
+	switch {
+	case off != nil && *off < 0:
 		return -1, EINVAL
+	case f.uffd != nil && off != nil:
+		return -1, ESPIPE
+	case f.mode() == ORdonly && write || f.mode() == OWronly && !write:
+		return -1, EBADF
+	case flags&^(RwfHipri|RwfDsync|RwfSync|RwfNowait) != 0, f.mem != nil && flags&RwfNowait != 0:
+		return -1, EOPNOTSUPP
+	case f.mem != nil:
+		return f.transfer(th, segments, off, write)
+	case f.uffd != nil && !write:
+		return f.uffd.readTo(th, f.nonblock() || flags&RwfNowait != 0, segments)
 	}
-	return f.uffd.readTo(th, f.nonblock(), to)
+	return -1, EINVAL
 }
 
-// Write fails: a descriptor is not written to.
-func (th *Thread) Write(fd int, _ mem.Addr, _ uint64) (int, syscall.Errno) {
+// transfer reads or writes memory.
+func (f *file) transfer(th *Thread, segments []Segment, off *int64, write bool) (int, syscall.Errno) {
+	at := f.pos.Load()
+	if off != nil {
+		at = *off
+	}
+	n, errno := th.memory(f.mem, mem.Addr(at), segments, write)
+	if errno != 0 {
+		return -1, errno
+	}
+	if off == nil {
+		f.pos.Store(at + int64(n))
+	}
+	return n, 0
+}
+
+// Lseek moves the position of a file of [Thread.OpenMem], and returns it.
+// A descriptor has none: its position stays zero.
+func (th *Thread) Lseek(fd int, off int64, whence int) (int64, syscall.Errno) {
 	f := th.p.file(fd)
 	if f == nil {
 		return -1, EBADF
 	}
 	defer f.put()
-	if f.mode() == ORdonly {
-		return -1, EBADF
+	switch {
+	case whence < SeekSet || whence > SeekHole:
+		return -1, EINVAL
+	case f.obj != nil:
+		return -1, EOPNOTSUPP // what a file has is not read by position here
+	case f.mem == nil:
+		return 0, 0
+	case whence == SeekCur:
+		off += f.pos.Load()
+	case whence != SeekSet:
+		return -1, EINVAL
 	}
-	return -1, EINVAL
+	f.pos.Store(off)
+	return off, 0
 }
 
 // readTo is read(2). Only the first message is waited for; an error after it

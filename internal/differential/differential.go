@@ -44,6 +44,12 @@ func Trace(b conformance.Backend, s Script) (trace []string, err error) {
 
 // perform does one operation and lets the threads come to rest after it.
 func (m *machine) perform(o Op) {
+	switch o.Kind {
+	case "wake", "protect", "unregister":
+		if m.racing() {
+			return
+		}
+	}
 	waiting := m.waiting()
 	handlers[o.Kind](m, o)
 	switch o.Kind {

@@ -46,6 +46,11 @@
 //     register 0 0 0 0 46
 //     cas
 //
+//   - Where a thread that reads and one that writes want the same page of a
+//     file, and both are woken without it, the first decides what is mapped: a
+//     read brings the neighbours along, a write does not. Nothing wakes such
+//     two but what gives them the page.
+//
 //   - When part of a mapping of private huge pages moves, its reservation is
 //     lost: the pool keeps a page that nobody can have until the next boot. Such
 //     memory is mapped with MAP_NORESERVE, which has no reservations. The script

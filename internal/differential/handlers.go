@@ -4,6 +4,7 @@ package differential
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/faultline-go/faultline/conformance"
 	"github.com/faultline-go/faultline/mem"
@@ -22,7 +23,7 @@ func init() {
 		"cas":      func(m *machine, o Op) { m.touch(o, conformance.CAS64) },
 		"write":    write,
 		"populate": populate,
-		"mmap":     mmap, "munmap": munmap, "mprotect": mprotect, "mremap": mremap, "madvise": madvise, "mlock": mlock, "lockall": lockall,
+		"mmap":     mmap, "munmap": munmap, "mprotect": mprotect, "mremap": mremap, "madvise": madvise, "mlock": mlock, "lockall": lockall, "mincore": mincore, "mem": selfMem,
 		"alias": alias, "punch": punch,
 		"fork": fork, "child": child, "signal": signal,
 		"open": open, "close": closeFD, "api": api, "request": request,
@@ -74,8 +75,33 @@ func (m *machine) begin(a *actor, c conformance.Call, args ...any) {
 	if c != conformance.Madvise {
 		a.drops = mem.Range{}
 	}
+	a.wants = mem.Range{}
 	a.last = conformance.Running // so that its end is told
 	a.task.Start(c, v)
+}
+
+// brings notes what the call that a has begun brings in.
+func (a *actor) brings(r mem.Range, reads, writes bool) {
+	a.wants, a.reads, a.writes = r, reads, writes
+}
+
+// racing reports whether two threads that sleep in a fault, one to read and
+// one to write, want the same page. If both are woken and find it in a file,
+// which of them comes first shows: reading it maps its neighbours too.
+func (m *machine) racing() bool {
+	var asleep []*actor
+	for _, a := range m.everybody() {
+		if a.last != conformance.InFault || a.wants.Empty() {
+			continue
+		}
+		if slices.ContainsFunc(asleep, func(b *actor) bool {
+			return a.wants.Overlaps(b.wants) && (a.reads && b.writes || a.writes && b.reads)
+		}) {
+			return true
+		}
+		asleep = append(asleep, a)
+	}
+	return false
 }
 
 // own is where in a page a thread reads and writes, so that the order in
@@ -92,6 +118,7 @@ func (m *machine) touch(o Op, c conformance.Call) {
 		return
 	}
 	m.begin(a, c, r.Start+own(o.Arg[0]%workers), 'a'+int(o.Arg[3]%16), int(o.Arg[4]))
+	a.brings(r, c == conformance.Load8, c != conformance.Load8)
 }
 
 func write(m *machine, o Op) {
@@ -101,6 +128,7 @@ func write(m *machine, o Op) {
 			return
 		}
 		m.begin(a, conformance.Write, a.pipe, r.Start+own(o.Arg[0]%workers), 1)
+		a.brings(r, true, false)
 	}
 }
 
@@ -109,6 +137,7 @@ func populate(m *machine, o Op) {
 		_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
 		advice := even([]int{conformance.MadvPopulateRead, conformance.MadvPopulateWrite}, o.Arg[4])
 		m.begin(a, conformance.Madvise, r.Start, r.Len(), advice)
+		a.brings(r, advice == conformance.MadvPopulateRead, advice == conformance.MadvPopulateWrite)
 	}
 }
 
@@ -120,6 +149,7 @@ func mmap(m *machine, o Op) {
 	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
 	prot := pick([]int{3, 1, 0}, o.Arg[4])
 	m.begin(a, conformance.Mmap, r.Start, r.Len(), prot, reg.flags(), reg.file, uint64(r.Start-reg.all.Start))
+	a.brings(r, true, true)
 }
 
 func munmap(m *machine, o Op) {
@@ -142,6 +172,7 @@ func mlock(m *machine, o Op) {
 	if o.Arg[4]%2 == 0 {
 		if a := m.free(o.Arg[0]); a != nil {
 			m.begin(a, conformance.Mlock2, r.Start, r.Len(), pick([]int{0, conformance.MlockOnFault}, o.Arg[5]))
+			a.brings(r, true, true)
 		}
 		return
 	}
@@ -159,6 +190,52 @@ func lockall(m *machine, o Op) {
 	m.say("  %v", m.call(conformance.Munlockall))
 }
 
+func mincore(m *machine, o Op) {
+	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
+	n := r.Len()
+	switch o.Arg[4] {
+	case 60:
+		n++
+	case 61:
+		n += reg.kind.PageSize()
+	case 62:
+		n = 1 << 63
+	}
+	vec := make([]byte, smallSize+1)
+	if reg.kind.Huge() {
+		vec = make([]byte, hugeSize<<9+1)
+	}
+	m.p.Poke(m.scratch, vec)
+	res := m.call(conformance.Mincore, r.Start, n, m.scratch)
+	m.p.Peek(m.scratch, vec)
+	for i := range vec {
+		vec[i] = '0' + vec[i]&1
+	}
+	if reg.kind.Huge() {
+		vec = []byte{vec[0], vec[len(vec)/2]}
+	}
+	m.say("  %v %s", res, vec)
+}
+
+// selfMem reads or writes a page, or over the end of one, by way of
+// /proc/self/mem.
+func selfMem(m *machine, o Op) {
+	_, r := m.pages(o.Arg[1], o.Arg[2], 0)
+	if m.stale(r.Start) {
+		return
+	}
+	at := r.Start + 40
+	if o.Arg[4] >= 32 {
+		at = r.End - 4
+	}
+	b := []byte(strings.Repeat(string('m'+rune(o.Arg[5]%8)), 8))
+	call := even([]conformance.Call{conformance.Pread, conformance.Pwrite}, o.Arg[3])
+	m.p.Poke(m.scratch, b)
+	res := m.call(call, m.selfMem, m.scratch, len(b), at)
+	m.p.Peek(m.scratch, b)
+	m.say("  %v %q", res, b)
+}
+
 func mremap(m *machine, o Op) {
 	a := m.free(o.Arg[0])
 	if a == nil {
@@ -173,6 +250,7 @@ func mremap(m *machine, o Op) {
 	if flags == 0 { // in place: shrink, or grow into what was unmapped
 		n := uint64(1+o.Arg[6]%4) * reg.kind.PageSize()
 		m.begin(a, conformance.Mremap, r.Start, r.Len(), n, 0, 0)
+		a.brings(mem.MakeRange(r.Start, n), true, true)
 		return
 	}
 	_, to := m.pages(o.Arg[5], o.Arg[6], 0)
@@ -181,6 +259,7 @@ func mremap(m *machine, o Op) {
 		n = uint64(1+o.Arg[7]%4) * reg.kind.PageSize()
 	}
 	m.begin(a, conformance.Mremap, r.Start, r.Len(), n, flags, to.Start)
+	a.brings(mem.MakeRange(to.Start, n), true, true)
 }
 
 func madvise(m *machine, o Op) {
@@ -248,7 +327,9 @@ func child(m *machine, o Op) {
 		return
 	}
 	_, r := m.pages(o.Arg[1], o.Arg[2], 0)
-	m.begin(a, even([]conformance.Call{conformance.Load8, conformance.Store8}, o.Arg[3]), r.Start+own(3), 'k')
+	c := even([]conformance.Call{conformance.Load8, conformance.Store8}, o.Arg[3])
+	m.begin(a, c, r.Start+own(3), 'k')
+	a.brings(r, c == conformance.Load8, c == conformance.Store8)
 }
 
 // signal interrupts a thread that waits in a fault of user mode.

@@ -55,6 +55,10 @@ type actor struct {
 	proc  conformance.Process                 // of a child
 	// drops is what its advice drops while it sleeps for an event.
 	drops mem.Range
+	// wants is what its call brings in, to read it, to write it or perhaps
+	// either.
+	wants         mem.Range
+	reads, writes bool
 }
 
 // machine is one side.
@@ -67,6 +71,7 @@ type machine struct {
 	regions [regions]region
 	fds     []uint64 // of userfaultfds; closed ones are none
 	forks   int
+	selfMem uint64   // /proc/self/mem
 	scratch mem.Addr // arguments
 	fills   mem.Addr // sources of copies, one page of each letter
 	// muddled says that two threads have queued messages at once.
@@ -102,6 +107,7 @@ func newMachine(b conformance.Backend, s Script) (m *machine, err error) {
 	}()
 	m = &machine{b: b, p: p, control: p.Main(), scratch: p.Scratch().Start}
 	m.fills = (m.scratch + 1<<16).Up()
+	m.selfMem = m.do(conformance.OpenSelfMem, conformance.ORdwr)
 	huge := false
 	for i, k := range s.Memory {
 		huge = huge || k.Huge()

@@ -306,6 +306,15 @@ func read(m *machine, o Op) {
 	}
 	msgs, errno := m.messages(fd, buf, size)
 	m.say("  %s: %v %s", name, errno, strings.Join(msgs, ", "))
+	events := 0
+	for _, msg := range msgs {
+		if !strings.HasPrefix(msg, faultName) {
+			events++
+		}
+	}
+	// Threads that are told at once go on to the next events of their calls
+	// at once.
+	m.muddled = m.muddled || events > 1
 }
 
 // drain reads all messages of a descriptor and sorts them.
@@ -353,6 +362,9 @@ func (m *machine) messages(fd uint64, buf mem.Addr, size int) ([]string, conform
 	return out, 0
 }
 
+// faultName is what a fault is printed as, and no other message.
+var faultName = uapi.UFFD_EVENT_PAGEFAULT.String()
+
 // message prints one, with numbers of the machine replaced by names.
 func (m *machine) message(msg uapi.Msg) string {
 	switch msg.Event {
@@ -367,7 +379,7 @@ func (m *machine) message(msg uapi.Msg) string {
 					name = a.name
 				}
 			}
-			return fmt.Sprintf("PAGEFAULT %x of %s", msg.Word[:2], name)
+			return fmt.Sprintf("%s %x of %s", faultName, msg.Word[:2], name)
 		}
 	}
 	return fmt.Sprintf("%v %x %x", msg.Event, msg.Word, msg.Reserved)
