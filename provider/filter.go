@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/bpf"
 	"github.com/faultline-go/faultline/internal/inject"
 	"github.com/faultline-go/faultline/internal/sysargs"
 	"github.com/faultline-go/faultline/mem"
@@ -58,61 +59,24 @@ const (
 	allow = unix.SECCOMP_RET_ALLOW
 )
 
-// bpf is a filter in the making. It is straight-line code: every check is a
-// block that is jumped over.
-type bpf []unix.SockFilter
+// program is a filter in the making.
+type program struct{ bpf.Program }
 
-func (b *bpf) emit(code uint16, k uint32) { *b = append(*b, unix.SockFilter{Code: code, K: k}) }
-
-const (
-	offNR   = 0
-	offArch = 4
-	offIP   = 8
-	offArgs = 16
-)
-
-func (b *bpf) load(off uint32) { b.emit(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, off) }
-
-// low and high load half of an argument.
-func (b *bpf) low(arg int)  { b.load(offArgs + 8*uint32(arg)) }
-func (b *bpf) high(arg int) { b.load(offArgs + 8*uint32(arg) + 4) }
-
-func (b *bpf) ret(v uint32) { b.emit(unix.BPF_RET|unix.BPF_K, v) }
-
-// ifTrue and ifFalse have body done if the comparison of what was loaded is so.
-func (b *bpf) ifTrue(op uint16, k uint32, body func())  { b.block(op, k, 1, 0, body) }
-func (b *bpf) ifFalse(op uint16, k uint32, body func()) { b.block(op, k, 0, 1, body) }
-
-func (b *bpf) block(op uint16, k uint32, jt, jf uint8, body func()) {
-	at := len(*b)
-	*b = append(*b, unix.SockFilter{Code: unix.BPF_JMP | op | unix.BPF_K, Jt: jt, Jf: jf, K: k})
-	// A conditional jump reaches 255 instructions, this one any number.
-	b.emit(unix.BPF_JMP|unix.BPF_JA, 0)
-	body()
-	(*b)[at+1].K = uint32(len(*b) - at - 2)
-}
-
-// calls adds body for system calls, at most 250 of them.
-func (b *bpf) calls(nrs []uintptr, body func()) {
-	b.load(offNR)
-	for i, nr := range nrs {
-		*b = append(*b, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(len(nrs) - i), K: uint32(nr)})
-	}
-	at := len(*b)
-	b.emit(unix.BPF_JMP|unix.BPF_JA, 0)
-	body()
-	(*b)[at].K = uint32(len(*b) - at - 1)
-}
-
-// only is calls for what the filter looks at in no other place.
-func (b *bpf) only(nrs []uintptr, body func()) {
-	b.calls(nrs, func() {
+// only adds body for system calls that the filter looks at in no other place.
+func (p *program) only(nrs []uintptr, body func()) {
+	p.IfCall(nrs, func() {
 		body()
-		b.ret(allow)
+		p.Ret(allow)
 	})
 }
 
-func (b *bpf) traceAll(nrs ...uintptr) { b.calls(nrs, func() { b.ret(trace) }) }
+func (p *program) report() { p.Ret(trace) }
+
+// end returns the filter, which lets go what was not looked at.
+func (p *program) end() []unix.SockFilter {
+	p.Ret(allow)
+	return p.Link()
+}
 
 // slack is how far below a window a buffer may begin that is still looked at
 // by its address alone.
@@ -120,139 +84,134 @@ const slack = 1 << 20
 
 // within adds body for an address that may be in r, or for a buffer that may
 // reach into it; n is the argument with its length, -1 if it is short.
-func (b *bpf) within(arg, n int, r mem.Range, body func()) {
+func (p *program) within(arg, n int, r mem.Range, body func()) {
 	first, last := r.Start-min(r.Start, slack), r.End-1
-	b.high(arg)
+	p.Load(bpf.OffArgHigh(arg))
 	if first>>32 == last>>32 {
-		b.ifTrue(unix.BPF_JEQ, uint32(first>>32), func() {
-			b.low(arg)
-			b.ifTrue(unix.BPF_JGE, uint32(first), func() {
-				b.ifFalse(unix.BPF_JGT, uint32(last), body)
+		p.If(uint32(first>>32), func() {
+			p.Load(bpf.OffArg(arg))
+			p.IfAtLeast(uint32(first), func() {
+				p.IfAtMost(uint32(last), body)
 			})
 		})
 	} else {
-		b.ifTrue(unix.BPF_JGE, uint32(first>>32), func() {
-			b.ifFalse(unix.BPF_JGT, uint32(last>>32), body)
+		p.IfAtLeast(uint32(first>>32), func() {
+			p.IfAtMost(uint32(last>>32), body)
 		})
 	}
 	if n < 0 {
 		return
 	}
 	// A long buffer, whatever its address.
-	b.high(n)
-	b.ifTrue(unix.BPF_JGT, 0, body)
-	b.low(n)
-	b.ifTrue(unix.BPF_JGT, slack, body)
+	p.Load(bpf.OffArgHigh(n))
+	p.IfMore(0, body)
+	p.Load(bpf.OffArg(n))
+	p.IfMore(slack, body)
 }
 
 // ours lets the calls of our agents go.
-func (b *bpf) ours() {
+func (p *program) ours() {
 	home := inject.Home()
-	b.load(offIP + 4)
-	b.ifTrue(unix.BPF_JGE, uint32(home.Start>>32), func() {
-		b.ifFalse(unix.BPF_JGT, uint32(home.End>>32), func() { b.ret(allow) })
+	p.Load(bpf.OffPCHigh)
+	p.IfAtLeast(uint32(home.Start>>32), func() {
+		p.IfAtMost(uint32(home.End>>32), func() { p.Ret(allow) })
 	})
 }
 
-func (b *bpf) end() []unix.SockFilter {
-	b.ret(allow)
-	return *b
-}
-
-// firstFilter sees how a descriptor is made. The call itself is answered by a
+// firstFilter sees how a descriptor is made, or taken. The call itself is answered by a
 // signal, since that outranks a filter of somebody else's which refuses it by
 // an error; see seccomp(2).
 //
 // The device is opened for writing, or not at all by this way.
 func firstFilter() []unix.SockFilter {
-	b := &bpf{}
-	b.load(offArch)
-	b.ifFalse(unix.BPF_JEQ, auditArch, func() { b.ret(allow) })
-	b.calls([]uintptr{unix.SYS_USERFAULTFD}, func() { b.ret(trap) })
+	p := &program{}
+	p.Load(bpf.OffArch)
+	p.Unless(auditArch, func() { p.Ret(allow) })
+	p.IfCall([]uintptr{unix.SYS_USERFAULTFD}, func() { p.Ret(trap) })
+	p.IfCall([]uintptr{unix.SYS_PIDFD_GETFD}, p.report)
 	for _, c := range openCalls {
-		b.calls([]uintptr{c.nr}, func() {
-			b.low(c.flags)
-			b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC|unix.O_APPEND)
-			b.ifTrue(unix.BPF_JEQ, unix.O_RDWR, func() { b.ret(trace) })
-			b.ifTrue(unix.BPF_JEQ, unix.O_WRONLY, func() { b.ret(trace) })
+		p.IfCall([]uintptr{c.nr}, func() {
+			p.Load(bpf.OffArg(c.flags))
+			p.And(unix.O_ACCMODE | unix.O_CREAT | unix.O_TRUNC | unix.O_APPEND)
+			p.If(unix.O_RDWR, p.report)
+			p.If(unix.O_WRONLY, p.report)
 		})
 	}
-	return b.end()
+	return p.end()
 }
 
 // numberFilter sees what is done with a descriptor, and with descriptors in
 // general if that is set. What programs call most is let go first. That a call
 // is of another ABI is noticed when it is reported.
 func numberFilter(fd int, general bool) []unix.SockFilter {
-	b := &bpf{}
-	report := func() { b.ret(trace) }
+	p := &program{}
 	is := func(arg int) {
-		b.low(arg)
-		b.ifTrue(unix.BPF_JEQ, uint32(fd), report)
+		p.Load(bpf.OffArg(arg))
+		p.RetIf(uint32(fd), trace)
 	}
-	b.only([]uintptr{unix.SYS_READ, unix.SYS_READV, unix.SYS_PREADV2, unix.SYS_DUP, unix.SYS_CLOSE}, func() { is(0) })
-	b.only(slices.Concat([]uintptr{unix.SYS_DUP3}, dup2), func() { is(0); is(1) })
-	b.only([]uintptr{unix.SYS_EPOLL_CTL}, func() { is(2) })
-	b.only([]uintptr{unix.SYS_FCNTL}, func() {
-		b.low(1)
+	p.only([]uintptr{unix.SYS_READ, unix.SYS_READV, unix.SYS_PREAD64, unix.SYS_PREADV, unix.SYS_PREADV2,
+		unix.SYS_DUP, unix.SYS_CLOSE}, func() { is(0) })
+	p.only(slices.Concat([]uintptr{unix.SYS_DUP3}, dup2), func() { is(0); is(1) })
+	p.only([]uintptr{unix.SYS_EPOLL_CTL}, func() { is(2) })
+	p.only([]uintptr{unix.SYS_FCNTL}, func() {
+		p.Load(bpf.OffArg(1))
 		for _, cmd := range []uint32{unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_SETFL} {
-			b.ifTrue(unix.BPF_JEQ, cmd, func() { is(0); b.ret(allow) })
+			p.If(cmd, func() { is(0); p.Ret(allow) })
 		}
 	})
-	b.only([]uintptr{unix.SYS_IOCTL}, func() {
-		b.low(1)
-		b.ifTrue(unix.BPF_JEQ, fionbio, func() { is(0); b.ret(allow) })
+	p.only([]uintptr{unix.SYS_IOCTL}, func() {
+		p.Load(bpf.OffArg(1))
+		p.If(fionbio, func() { is(0); p.Ret(allow) })
 		if general {
-			b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, 0xff00)
-			b.ifTrue(unix.BPF_JEQ, 0xaa00, report)
+			p.And(0xff00)
+			p.If(0xaa00, p.report)
 		}
 	})
 	if !general {
-		return b.end()
+		return p.end()
 	}
-	b.only(slices.Concat(pollCalls, []uintptr{unix.SYS_SENDMSG, unix.SYS_SENDMMSG, unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD,
-		unix.SYS_FALLOCATE, unix.SYS_FTRUNCATE, unix.SYS_CLOSE_RANGE, unix.SYS_UNSHARE, unix.SYS_READLINKAT}), report)
-	b.only(readlinks, report)
+	p.only(slices.Concat(pollCalls, []uintptr{unix.SYS_SENDMSG, unix.SYS_SENDMMSG, unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD,
+		unix.SYS_FALLOCATE, unix.SYS_FTRUNCATE, unix.SYS_CLOSE_RANGE, unix.SYS_UNSHARE, unix.SYS_READLINKAT}), p.report)
+	p.only(readlinks, p.report)
 	for _, c := range openCalls {
-		b.only([]uintptr{c.nr}, report)
+		p.only([]uintptr{c.nr}, p.report)
 	}
-	b.only([]uintptr{unix.SYS_RT_SIGACTION}, func() {
-		b.low(0)
-		b.ifTrue(unix.BPF_JEQ, uint32(unix.SIGSEGV), report)
+	p.only([]uintptr{unix.SYS_RT_SIGACTION}, func() {
+		p.Load(bpf.OffArg(0))
+		p.If(uint32(unix.SIGSEGV), p.report)
 	})
-	return b.end()
+	return p.end()
 }
 
 // windowFilter sees the calls that change memory in r, and with buffers set
 // those that use it.
 func windowFilter(r mem.Range, buffers bool) []unix.SockFilter {
-	b := &bpf{}
-	report := func() { b.ret(trace) }
+	p := &program{}
 	if buffers {
-		b.uses(r)
+		p.uses(r)
 	} else {
-		b.ours()
+		p.ours()
 	}
-	b.only([]uintptr{unix.SYS_MUNMAP, unix.SYS_MPROTECT, unix.SYS_PKEY_MPROTECT, unix.SYS_MADVISE,
-		unix.SYS_MLOCK, unix.SYS_MLOCK2}, func() { b.within(0, 1, r, report) })
-	b.only([]uintptr{unix.SYS_MREMAP}, func() {
-		b.within(0, 1, r, report)
-		b.low(3)
-		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.MREMAP_FIXED)
-		b.ifTrue(unix.BPF_JEQ, unix.MREMAP_FIXED, func() { b.within(4, 2, r, report) })
+	p.only([]uintptr{unix.SYS_MUNMAP, unix.SYS_MPROTECT, unix.SYS_PKEY_MPROTECT, unix.SYS_MADVISE,
+		unix.SYS_MLOCK, unix.SYS_MLOCK2}, func() { p.within(0, 1, r, p.report) })
+	p.only([]uintptr{unix.SYS_MREMAP}, func() {
+		p.within(0, 1, r, p.report)
+		p.Load(bpf.OffArg(3))
+		p.And(unix.MREMAP_FIXED)
+		p.If(unix.MREMAP_FIXED, func() { p.within(4, 2, r, p.report) })
 	})
-	b.only([]uintptr{unix.SYS_MMAP}, func() {
-		b.low(3)
-		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.MAP_FIXED)
-		b.ifTrue(unix.BPF_JEQ, unix.MAP_FIXED, func() { b.within(0, 1, r, report) })
+	p.only([]uintptr{unix.SYS_MMAP}, func() {
+		p.Load(bpf.OffArg(3))
+		p.And(unix.MAP_FIXED)
+		p.If(unix.MAP_FIXED, func() { p.within(0, 1, r, p.report) })
 	})
-	b.only([]uintptr{unix.SYS_BRK}, func() { b.within(0, -1, r, report) })
-	return b.end()
+	p.only([]uintptr{unix.SYS_BRK}, func() { p.within(0, -1, r, p.report) })
+	return p.end()
 }
 
 // uses sees the calls whose buffers may lie in r. Calls with pointers in the
 // same places share their checks.
-func (b *bpf) uses(r mem.Range) {
+func (p *program) uses(r mem.Range) {
 	type group struct {
 		nrs  []uintptr
 		args []sysargs.Pointer
@@ -282,15 +241,15 @@ func (b *bpf) uses(r mem.Range) {
 	slices.SortStableFunc(groups, func(x, y *group) int { return hot(y.nrs) - hot(x.nrs) })
 	for i, g := range groups {
 		if i == 1 {
-			b.ours() // they read and write nothing
+			p.ours() // they read and write nothing
 		}
-		b.only(g.nrs, func() {
+		p.only(g.nrs, func() {
 			for _, a := range g.args {
-				b.within(a.Arg, a.LenArg, r, func() { b.ret(trace) })
+				p.within(a.Arg, a.LenArg, r, p.report)
 			}
 		})
 	}
-	b.traceAll(indirect...)
+	p.IfCall(indirect, p.report)
 }
 
 func hot(nrs []uintptr) (n int) {

@@ -50,12 +50,13 @@ func TestProgram(t *testing.T) {
 // missing page; holes, which left zeros; memory that is given up while threads
 // fault in it; the program's own handler of SIGSEGV; another process with the
 // same table of descriptors, which read from a pipe; the vDSO, of which parts
-// were to lose their permissions; and a request's argument that is missing, which
-// the message said was written.
+// were to lose their permissions; a descriptor that was taken by a process that
+// had none, which read from a pipe; and a request's argument that is missing,
+// which the message said was written.
 func TestOdd(t *testing.T) {
 	program := workload.Build(t, "uffdodd")
 	faultline := command(t)
-	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "leave", "signal", "table", "vdso", "argument"} {
+	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "leave", "signal", "table", "vdso", "taken", "argument"} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()

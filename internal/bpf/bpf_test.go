@@ -5,9 +5,11 @@
 package bpf_test
 
 import (
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
 
 	"github.com/faultline-go/faultline/internal/bpf"
 	"github.com/faultline-go/faultline/internal/bpf/bpftest"
@@ -53,18 +55,99 @@ func TestProgram(t *testing.T) {
 	}
 }
 
+// TestFar: a conditional jump reaches 255 instructions, ours any number.
+func TestFar(t *testing.T) {
+	for _, n := range []int{0, 1, 253, 254, 255, 256, 257, 1000} {
+		var p bpf.Program
+		fill := func() {
+			for range n {
+				p.And(0xffff_ffff)
+			}
+		}
+		p.Load(bpf.OffArg(0))
+		p.JumpIf(1, "one")
+		p.JumpUnless(2, "other")
+		fill()
+		p.Ret(20)
+		p.Label("one")
+		fill()
+		p.Ret(10)
+		p.Label("other")
+		fill()
+		p.Ret(30)
+		prog := p.Link()
+		for arg, want := range map[uint64]uint32{1: 10, 2: 20, 3: 30} {
+			if got, _ := bpftest.Run(t, prog, bpftest.Data(arch, 0, arg)); got != want {
+				t.Errorf("over %d instructions, %d: %d, want %d", n, arg, got, want)
+			}
+		}
+	}
+}
+
+// TestBlocks: blocks in blocks, near and far, do what the same conditions do in
+// Go.
+func TestBlocks(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var p bpf.Program
+		nr := uint32(rapid.IntRange(0, 5).Draw(rt, "call"))
+		arg := rapid.SampledFrom([]uint64{0, 1, 2, 3, 1 << 32, 1<<32 | 2}).Draw(rt, "argument")
+		want, decided := uint32(0), false
+		last := uint32(1)
+		var block func(depth int, live bool)
+		block = func(depth int, live bool) {
+			for range rapid.IntRange(0, 300).Draw(rt, "filler") {
+				p.And(0xffff_ffff)
+			}
+			for range rapid.IntRange(0, 3).Draw(rt, "blocks") {
+				if depth == 0 {
+					break
+				}
+				k := uint32(rapid.IntRange(0, 3).Draw(rt, "k"))
+				inner := func(cond bool) func() { return func() { block(depth-1, live && cond) } }
+				at, value := bpf.OffArg(0), uint32(arg)
+				if rapid.Bool().Draw(rt, "high") {
+					at, value = bpf.OffArgHigh(0), uint32(arg>>32)
+				}
+				p.Load(at)
+				switch rapid.IntRange(0, 5).Draw(rt, "kind") {
+				case 0:
+					p.If(k, inner(value == k))
+				case 1:
+					p.Unless(k, inner(value != k))
+				case 2:
+					p.IfAtLeast(k, inner(value >= k))
+				case 3:
+					p.IfAtMost(k, inner(value <= k))
+				case 4:
+					p.IfMore(k, inner(value > k))
+				case 5:
+					calls := rapid.SliceOfN(rapid.UintptrRange(0, 5), 0, 4).Draw(rt, "calls")
+					p.IfCall(calls, inner(slices.Contains(calls, uintptr(nr))))
+				}
+			}
+			if depth > 0 && rapid.Bool().Draw(rt, "goes on") {
+				return
+			}
+			p.Ret(last)
+			if live && !decided {
+				want, decided = last, true
+			}
+			last++
+		}
+		block(3, true)
+		p.Ret(0)
+		prog := p.Link()
+		if got, _ := bpftest.Run(t, prog, bpftest.Data(arch, nr, arg)); got != want {
+			rt.Errorf("call %d of %#x: %d, want %d", nr, arg, got, want)
+		}
+	})
+}
+
 // TestLinkPanics: a jump that wraps around would allow what should be reported.
 func TestLinkPanics(t *testing.T) {
 	for name, build := range map[string]func(*bpf.Program){
 		"no label": func(p *bpf.Program) { p.JumpIf(1, "nowhere") },
 		"backward": func(p *bpf.Program) { p.Label("here"); p.JumpIf(1, "here") },
-		"too far": func(p *bpf.Program) {
-			p.JumpIf(1, "there")
-			for range 256 {
-				p.Ret(0)
-			}
-			p.Label("there")
-		},
 	} {
 		var p bpf.Program
 		build(&p)

@@ -13,6 +13,7 @@
 //	uffdodd table       a process serves faults of another whose descriptors are
 //	                    its own, too
 //	uffdodd vdso        memory of the kernel's own cannot be registered
+//	uffdodd taken       a process takes the descriptor of another, and serves
 //	uffdodd argument    the argument of a request is missing memory itself
 
 #define _GNU_SOURCE
@@ -29,6 +30,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -324,6 +326,35 @@ static void vdso(void)
 	CHECK(n > 0);
 }
 
+static void taken(void)
+{
+	int go[2];
+	CHECK(!pipe(go));
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0); // where Yama forbids it
+	pid_t parent = getpid(), child = fork();
+	CHECK(child >= 0);
+	if (child == 0) {
+		int number;
+		CHECK(read(go[0], &number, sizeof number) == sizeof number);
+		int p = syscall(SYS_pidfd_open, parent, 0);
+		CHECK(p >= 0);
+		fd = syscall(SYS_pidfd_getfd, p, number, 0);
+		CHECK(fd >= 0);
+		struct uffd_msg m;
+		CHECK(read(fd, &m, sizeof m) == sizeof m && m.event == UFFD_EVENT_PAGEFAULT);
+		struct uffdio_copy c = {.dst = m.arg.pagefault.address, .src = (unsigned long)source, .len = PAGE};
+		CHECK(!ioctl(fd, UFFDIO_COPY, &c));
+		_exit(0);
+	}
+	open_uffd(1);
+	char *p = map(PAGE, PROT_READ | PROT_WRITE);
+	watch(p, PAGE);
+	CHECK(write(go[1], &fd, sizeof fd) == sizeof fd);
+	CHECK(p[5] == 7);
+	int st;
+	CHECK(waitpid(child, &st, 0) == child && st == 0);
+}
+
 static unsigned long flags;
 
 static void *fault_flags(void *unused)
@@ -356,7 +387,7 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} all[] = {{"forkread", forkread}, {"forkpoll", forkpoll}, {"malformed", malformed}, {"vector", vector},
 		   {"hole", hole}, {"leave", leave}, {"signal", signals}, {"table", table},
-		   {"vdso", vdso}, {"argument", argument}};
+		   {"vdso", vdso}, {"taken", taken}, {"argument", argument}};
 	source = map(PAGE, PROT_READ | PROT_WRITE);
 	memset(source, 7, PAGE);
 	for (size_t i = 0; argc == 2 && i < sizeof all / sizeof *all; i++)
