@@ -46,38 +46,18 @@ func TestMigrate(t *testing.T) {
 	}
 	qemu := installed(t, "qemu-system-x86_64", "qemu-system-x86")
 	rom := firmware(t)
-	for _, tc := range []struct {
-		name string
-		o    sandbox.Options
-		ram  []string
-	}{
-		{"private memory", refusedEPERM, []string{"-machine", "pc,accel=tcg"}},
-		{"shared memory, user in a container", userContainer, []string{
-			"-object", "memory-backend-memfd,id=ram,size=64M,share=on", "-machine", "pc,accel=tcg,memory-backend=ram"}},
-	} {
+	for _, tc := range guests {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			args := append([]string{"-m", "64", "-nodefaults", "-no-user-config", "-display", "none",
-				"-bios", rom, "-debugcon", "stdio"}, tc.ram...)
-			from := startMachine(t, sandbox.Options{}, true, qemu, args)
+			from := startMachine(t, sandbox.Options{}, true, qemu, tc.args(rom))
 			from.passes(2) // the first word is that memory is filled
-			args = append(slices.Clip(args), "-incoming", "defer")
-			if tc.o.User != 0 { // root may open the device
-				alone := startMachine(t, tc.o, true, qemu, args)
-				if _, refused := alone.try("migrate-set-capabilities", postcopy); refused == "" {
-					t.Error("post-copy is possible without us")
-				}
-				alone.quit()
-			}
-			to := startMachine(t, tc.o, false, qemu, args)
-			for _, m := range []*machine{from, to} {
-				m.do("migrate-set-capabilities", postcopy)
-			}
+			tc.refused(t, qemu, rom, postcopy)
+			to := startMachine(t, tc.o, false, qemu, tc.args(rom, "-incoming", "defer"))
+			from.do("migrate-set-capabilities", postcopy)
+			to.do("migrate-set-capabilities", postcopy)
 			// As slow as it can be, so that the guest is faster.
 			from.do("migrate-set-parameters", values{"max-bandwidth": 1 << 20, "max-postcopy-bandwidth": 16 << 20})
-			uri := values{"uri": "unix:" + filepath.Join(public, fmt.Sprintf("migrate-%d", to.cmd.Process.Pid))}
-			to.do("migrate-incoming", uri)
-			from.do("migrate", uri)
+			from.do("migrate", to.incoming())
 			from.do("migrate-start-postcopy", nil)
 			from.migrated()
 			to.migrated()
@@ -94,9 +74,78 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-var postcopy = values{"capabilities": []values{
-	{"capability": "postcopy-ram", "state": true}, {"capability": "events", "state": true},
-}}
+// TestSnapshot has the memory of a virtual machine copied while the machine
+// changes it: QEMU protects it, and copies a page before it is written to. The
+// copy, started as a machine of its own, finds a page that was written to before.
+func TestSnapshot(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short")
+	}
+	qemu := installed(t, "qemu-system-x86_64", "qemu-system-x86")
+	rom := firmware(t)
+	for _, tc := range guests {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			tc.refused(t, qemu, rom, snapshot)
+			from := startMachine(t, tc.o, false, qemu, tc.args(rom))
+			from.passes(2)
+			to := startMachine(t, sandbox.Options{}, true, qemu, tc.args(rom, "-incoming", "defer"))
+			from.do("migrate-set-capabilities", snapshot)
+			to.do("migrate-set-capabilities", events)
+			from.do("migrate-set-parameters", values{"max-bandwidth": 64 << 20})
+			from.do("migrate", to.incoming())
+			from.passes(1) // it is not stopped for the copy
+			from.migrated()
+			to.migrated()
+			to.passes(2)
+			from.passes(2)
+			from.quit()
+			to.quit()
+		})
+	}
+}
+
+// guest is a machine and the surroundings of the QEMU that is to have the call
+// from us.
+type guest struct {
+	name string
+	o    sandbox.Options
+	ram  []string
+}
+
+var guests = []guest{
+	{"private memory", refusedEPERM, []string{"-machine", "pc,accel=tcg"}},
+	{"shared memory, user in a container", userContainer, []string{
+		"-object", "memory-backend-memfd,id=ram,size=64M,share=on", "-machine", "pc,accel=tcg,memory-backend=ram"}},
+}
+
+func (g guest) args(rom string, more ...string) []string {
+	return slices.Concat([]string{"-m", "64", "-nodefaults", "-no-user-config", "-display", "none",
+		"-bios", rom, "-debugcon", "stdio"}, g.ram, more)
+}
+
+// refused has QEMU say that it can do nothing of the kind without us.
+func (g guest) refused(t *testing.T, qemu, rom string, capabilities values) {
+	t.Helper()
+	if g.o.User == 0 {
+		return // root may open the device
+	}
+	m := startMachine(t, g.o, true, qemu, g.args(rom, "-incoming", "defer"))
+	if _, refused := m.try("migrate-set-capabilities", capabilities); refused == "" {
+		t.Errorf("possible without us: %v", capabilities)
+	}
+	m.quit()
+}
+
+var (
+	events   = values{"capabilities": []values{{"capability": "events", "state": true}}}
+	postcopy = values{"capabilities": []values{
+		{"capability": "postcopy-ram", "state": true}, {"capability": "events", "state": true},
+	}}
+	snapshot = values{"capabilities": []values{
+		{"capability": "background-snapshot", "state": true}, {"capability": "events", "state": true},
+	}}
+)
 
 // machine is a QEMU.
 type machine struct {
@@ -106,7 +155,7 @@ type machine struct {
 	log  strings.Builder
 }
 
-// machines counts them.
+// machines counts them, and sockets.
 var machines atomic.Int64
 
 func startMachine(t *testing.T, o sandbox.Options, bare bool, qemu string, args []string) *machine {
@@ -179,6 +228,18 @@ func (m *machine) passes(n int) {
 		}
 		n--
 	}
+}
+
+// incoming has it wait for a migration, and returns where.
+func (m *machine) incoming() values {
+	m.t.Helper()
+	socket := filepath.Join(public, fmt.Sprintf("migrate-%d", machines.Add(1)))
+	uri := values{"uri": "unix:" + socket}
+	m.do("migrate-incoming", uri)
+	if err := os.Chmod(socket, 0o777); err != nil {
+		m.t.Fatal(err)
+	}
+	return uri
 }
 
 func (m *machine) do(command string, args values) values {
