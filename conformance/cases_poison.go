@@ -253,6 +253,19 @@ var moveCases = []Case{
 		p.Do(Munlock, src.Start, src.Len())
 		u.Move(r.Pages(0, 1), src.At(0), 0).Is(OK, int64(r.Page()))
 	}},
+	{Name: "move/locked", Rows: []string{"B.10.M3"}, Memory: anon, Features: uapi.UFFD_FEATURE_MOVE, run: func(c *C) {
+		// Locked pages may go where there are only such.
+		p := c.Process()
+		u := p.UFFD(0)
+		r, src := p.Map(1), p.Map(1)
+		p.Puts(src.Start, 'a')
+		p.Do(Mlock2, src.Start, src.Len(), MlockOnFault)
+		p.Do(Mlock2, r.Start, r.Len(), MlockOnFault)
+		u.Watch(r.Range, missing)
+		u.Move(r.Range, src.Start, 0).Is(OK, int64(r.Page()))
+		p.Sees(r.Start, 'a')
+		p.Sees(src.Start, 0)
+	}},
 	{Name: "move/unsuitable", Rows: []string{"B.10.M3"}, Memory: files, Features: uapi.UFFD_FEATURE_MOVE, run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(0)

@@ -6,6 +6,7 @@ package provider
 
 import (
 	"encoding/binary"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,7 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 		}
 	case unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD, unix.SYS_DUP, unix.SYS_DUP3:
 		if c.Nr == unix.SYS_DUP3 {
+			p.keepReaders()
 			p.filters[pr].forget(int(int32(c.Args[1])))
 		}
 		return (*task).receive
@@ -43,9 +45,11 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 			return func(t *task, c tracee.Call) { t.fcntl(f, c) }
 		}
 	case unix.SYS_CLOSE:
+		p.keepReaders()
 		p.filters[pr].forget(int(int32(c.Args[0])))
 		return nil
 	case unix.SYS_CLOSE_RANGE, unix.SYS_UNSHARE:
+		p.keepReaders()
 		p.filters[pr].unshare()
 		return nil
 	case unix.SYS_EPOLL_CTL:
@@ -75,6 +79,7 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 	}
 	for _, nr := range dup2 {
 		if c.Nr == nr {
+			p.keepReaders()
 			p.filters[pr].forget(int(int32(c.Args[1])))
 			return (*task).receive
 		}
@@ -179,8 +184,19 @@ func (t *task) prepare(f *file, req uint32, arg mem.Addr) bool {
 		f.owner.reflect(t.span(0, 1))
 	case uapi.UFFDIO_MOVE:
 		t.sp.reflect(t.span(1, 2))
+		t.sp.complete(t.span(0, 2))
+	case uapi.UFFDIO_WRITEPROTECT:
+		f.owner.complete(t.span(0, 1))
 	}
 	return true
+}
+
+// complete makes the mirror know of memory in r that is not registered, where a
+// request tells that from none.
+func (sp *space) complete(r mem.Range) {
+	if !slices.ContainsFunc(sp.guarded, func(g mem.Range) bool { return g.Covers(r) }) {
+		sp.reflect(r)
+	}
 }
 
 // changed carries out in the process what a request has decided.

@@ -39,6 +39,8 @@ type file struct {
 	// read, which we see: only then the pipe must say at once what there is.
 	polled   bool
 	sleepers int  // reads that wait in the kernel
+	readers  int  // reads, wherever they wait
+	hold     int  // a reading end of ours, for those whose number was closed; or -1
 	ready    bool // the byte is in the pipe
 	changed  bool // in Provider.changed
 	closed   bool
@@ -58,7 +60,7 @@ func (t *task) create(flags int) int64 {
 
 // number gives descriptor h of the mirror a number in the program.
 func (t *task) number(h, flags int, device bool) int64 {
-	f := &file{p: t.p, write: -1, device: device, handles: map[*space]int{t.sp: h}}
+	f := &file{p: t.p, write: -1, hold: -1, device: device, handles: map[*space]int{t.sp: h}}
 	if !device {
 		f.owner, _ = t.sp.v.Memory(h).(*space)
 	}
@@ -167,7 +169,7 @@ func (f *file) waited() {
 // drain takes the byte out again, by an end of our own that lives for a
 // moment.
 func (f *file) drain() {
-	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(f.write), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := f.reopen()
 	if err != nil {
 		f.p.fatal("reopen a pipe", err)
 		return
@@ -176,6 +178,36 @@ func (f *file) drain() {
 	_, _ = unix.Read(fd, b[:]) // EAGAIN: the program has read it past us
 	_ = unix.Close(fd)
 	f.set(false)
+}
+
+// keepReaders is called before numbers are closed: a thread that is in a read has
+// the file, whatever becomes of the number, while one that waits in a stop is in
+// no read yet.
+func (p *Provider) keepReaders() {
+	for _, f := range p.files {
+		if f.readers == 0 || f.hold >= 0 {
+			continue
+		}
+		fd, err := f.reopen()
+		if err != nil {
+			p.fatal("reopen a pipe", err)
+			return
+		}
+		f.hold = fd
+	}
+}
+
+// leave is the end of a read.
+func (f *file) leave() {
+	if f.readers--; f.readers == 0 && f.hold >= 0 {
+		_ = unix.Close(f.hold)
+		f.hold = -1
+	}
+}
+
+// reopen opens the reading end.
+func (f *file) reopen() (int, error) {
+	return unix.Open("/proc/self/fd/"+strconv.Itoa(f.write), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 }
 
 // close gives up our side.
@@ -187,6 +219,10 @@ func (f *file) close() {
 	f.closed = true
 	if f.write >= 0 {
 		_ = unix.Close(f.write)
+	}
+	if f.hold >= 0 {
+		_ = unix.Close(f.hold)
+		f.hold = -1
 	}
 }
 

@@ -222,8 +222,8 @@ func (p *Provider) look() {
 		case t.wait == waitRead && !t.native:
 			t.native = true
 			t.v.Interrupt()
-		case t.wait == waitPage && t.disturbed():
-			t.v.Interrupt()
+		case t.wait == waitPage, t.wait == waitCall:
+			t.heed()
 		}
 	}
 	for _, f := range p.files {

@@ -29,6 +29,8 @@ func (t *task) read(f *file, c tracee.Call) {
 		t.skip(negated(errno))
 		return
 	}
+	f.readers++
+	defer f.leave()
 	t.native = false
 	inKernel := false // the thread stands at the exit of its poll
 	for {
@@ -45,15 +47,24 @@ func (t *task) read(f *file, c tracee.Call) {
 			t.done(inKernel, c, result(n, errno))
 			return
 		}
-		// It has waited for long.
-		if inKernel {
+		// It has waited for long. What it has under a number that was closed
+		// meanwhile is another file: the stop is where it stays then.
+		closed := t.closed(f, c)
+		switch {
+		case closed && !t.disturbed():
+			t.native = false
+			continue
+		case inKernel && closed:
+			t.restore(c, -erestartsys)
+			return
+		case inKernel:
 			t.again(c)
 			return
 		}
-		if !t.pollOwn(f, c) {
+		if !t.pollOwn(f, c, closed) {
 			return
 		}
-		inKernel, t.native = true, true
+		inKernel = true
 		if interrupted(t.call) {
 			// The kernel decides whether the call is made again.
 			t.restore(c, -erestartsys)
@@ -61,8 +72,15 @@ func (t *task) read(f *file, c tracee.Call) {
 		}
 		// From here on it does not wait again: another reader may have been
 		// faster, and then the call is made anew.
-		t.v.Interrupt()
+		if t.native = !t.closed(f, c); t.native {
+			t.v.Interrupt()
+		}
 	}
+}
+
+// closed reports whether the number by which a thread reads f means it no more.
+func (t *task) closed(f *file, c tracee.Call) bool {
+	return t.p.ask(t.th.Process().Pid(), int(int32(c.Args[0]))) != f
 }
 
 func result(n int, errno syscall.Errno) int64 {
@@ -112,9 +130,9 @@ func interrupted(c tracee.Call) bool {
 	return c.Errno == erestartnohand || c.Errno == erestartsys || c.Errno == unix.EINTR
 }
 
-// pollOwn has the thread wait until its own descriptor is readable. It reports
-// false if the thread has died.
-func (t *task) pollOwn(f *file, c tracee.Call) bool {
+// pollOwn has the thread wait until its own descriptor is readable, or, if it has
+// closed that, only be interrupted. It reports false if the thread has died.
+func (t *task) pollOwn(f *file, c tracee.Call, closed bool) bool {
 	if !t.planted() {
 		return false
 	}
@@ -125,6 +143,10 @@ func (t *task) pollOwn(f *file, c tracee.Call) bool {
 	binary.LittleEndian.PutUint32(b, uint32(c.Args[0]))
 	binary.LittleEndian.PutUint32(b[4:], unix.POLLIN)
 	args := [6]uintptr{uintptr(agent.DataAddr()) + uintptr(slot), 1, 0, 0, 0, 0}
+	if closed {
+		clear(b[:16]) // a timeout of nothing
+		args = [6]uintptr{0, 0, args[0], 0, 0, 0}
+	}
 	f.sleepers++
 	defer func() { f.sleepers-- }()
 	f.tell(true)

@@ -5,6 +5,7 @@
 package provider
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -215,10 +216,25 @@ func (sp *space) Move(dst, src mem.Addr) syscall.Errno {
 	if errno := sp.Fill(dst, page[:]); errno != 0 {
 		return errno
 	}
-	if !sp.do("move a page", []inject.Op{{NR: unix.SYS_MADVISE, Args: [6]uintptr{uintptr(src), mem.PageSize, unix.MADV_DONTNEED}}}) {
+	drop := inject.Op{NR: unix.SYS_MADVISE, Args: [6]uintptr{uintptr(src), mem.PageSize, unix.MADV_DONTNEED}}
+	if _, err := sp.agent.Call(drop.NR, drop.Args[:3]...); err == nil {
+		return 0
+	}
+	drop.Args[2] = unix.MADV_DONTNEED_LOCKED // both are locked then
+	if !sp.do("move a page", []inject.Op{drop}) {
 		return unix.ENOMEM
 	}
 	return 0
+}
+
+// locked reports whether mlock(2) keeps the memory that begins with r. There is
+// advice that the kernel refuses for such, and that does next to nothing else.
+func (sp *space) locked(r mem.Range) bool {
+	if sp.agent == nil {
+		return false
+	}
+	_, err := sp.agent.Call(unix.SYS_MADVISE, uintptr(r.Start), mem.PageSize, unix.MADV_COLD)
+	return errors.Is(err, unix.EINVAL)
 }
 
 // Resident implements [vkernel.Outside].
@@ -273,7 +289,9 @@ func (sp *space) reflect(r mem.Range) {
 	var maps []vkernel.Mapping
 	for _, v := range vmas {
 		if part := v.Range.Intersect(r); !part.Empty() && !sp.owned(v.Range) {
-			maps = append(maps, sp.mapping(v))
+			m := sp.mapping(v)
+			m.Locked = (v.Anonymous() || m.Shmem) && sp.locked(part)
+			maps = append(maps, m)
 		}
 	}
 	sp.v.Reflect(r, maps)

@@ -102,6 +102,7 @@ func (t *task) start(job func()) {
 	t.at = t.p.at
 	t.atExit = false
 	t.job = job
+	t.v.ClearSignals() // the thread has been on its way since
 	t.p.pace.stopped(t)
 	t.next()
 	t.p.settle()
@@ -218,8 +219,22 @@ func (t *task) planted() bool {
 
 // disturbed reports whether a signal waits for the thread that ends a wait.
 func (t *task) disturbed() bool {
-	sig, err := inject.Deliverable(t.th.Tid())
-	return err == nil && sig
+	any, _, err := inject.Deliverable(t.th.Tid())
+	return err == nil && any
+}
+
+// heed has a signal end the wait of the thread, or do to it what it does in the
+// kernel: an access is made anew when the handler has run, a system call goes on
+// waiting but for a signal that kills, and its fault is told again to who reads.
+func (t *task) heed() {
+	any, fatal, err := inject.Deliverable(t.th.Tid())
+	switch {
+	case err != nil || !any:
+	case t.wait == waitPage || t.v.State() == vkernel.InFault && !fatal:
+		t.v.Interrupt()
+	case fatal:
+		t.v.End()
+	}
 }
 
 // readString reads a path of the program's.

@@ -56,6 +56,8 @@ type Mapping struct {
 	Shared bool
 	// Fixed says that it cannot be made writable.
 	Fixed bool
+	// Locked says that mlock(2) keeps it.
+	Locked bool
 	// Anonymous memory has no object. Of an object Shmem says that it is
 	// memory, and not a file that cannot be registered.
 	Object Object
@@ -135,6 +137,12 @@ func (m *Mapping) flags() vmaFlags {
 	}
 	if m.Fixed {
 		f &^= vmMayWrite
+	}
+	if m.Locked {
+		f |= vmLocked
+	}
+	if !m.Shared && m.Prot&ProtWrite != 0 {
+		f |= vmAccount // unless the program said otherwise, which nothing tells
 	}
 	return f
 }

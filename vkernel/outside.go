@@ -34,6 +34,9 @@ func (th *Thread) Interrupt() {
 	th.poke()
 }
 
+// ClearSignals says that none waits any more.
+func (th *Thread) ClearSignals() { th.signals.Store(0) }
+
 // Touch makes the page at a accessible as an access of user mode does. It
 // returns nil if the access would succeed now, and else what [Thread.Load]
 // does, or [ErrInterrupted].

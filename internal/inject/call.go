@@ -144,18 +144,29 @@ func Unblock(tid int, sig unix.Signal) error {
 	return setMask(tid, m&^bit(sig))
 }
 
+// What signals do that nobody catches, if it is not to end the process; see
+// signal(7).
+const (
+	doNothing = sigset(1)<<(unix.SIGCHLD-1) | 1<<(unix.SIGCONT-1) | 1<<(unix.SIGURG-1) | 1<<(unix.SIGWINCH-1)
+	doStop    = sigset(1)<<(unix.SIGSTOP-1) | 1<<(unix.SIGTSTP-1) | 1<<(unix.SIGTTIN-1) | 1<<(unix.SIGTTOU-1)
+)
+
 // Deliverable reports whether a thread has a signal waiting that it does not
-// block.
-func Deliverable(tid int) (bool, error) {
+// block, and that does something; fatal says that one of those ends the process.
+// One that does nothing waits all the same for a thread that is traced.
+func Deliverable(tid int) (any, fatal bool, err error) {
 	st, err := readStatus(tid)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	m, err := getMask(tid)
 	if err != nil {
-		return false, fmt.Errorf("signals of thread %d: %w", tid, err)
+		return false, false, fmt.Errorf("signals of thread %d: %w", tid, err)
 	}
-	return st.pending&^m != 0, nil
+	act := st.pending &^ (m | st.ignored | doNothing&^st.caught)
+	// The first process of a namespace is not ended so.
+	first := len(st.nspid) > 0 && st.nspid[len(st.nspid)-1] == "1"
+	return act != 0, act&^(st.caught|doStop) != 0 && !first, nil
 }
 
 // Block adds sig to the signal mask of a thread that is stopped.

@@ -111,6 +111,8 @@ type status struct {
 	nspid   []string // thread group id in each namespace, outermost first
 	seccomp int      // 0 off, 1 strict, 2 filter
 	pending sigset   // of the thread and of the process
+	ignored sigset
+	caught  sigset
 }
 
 // readStatus reads it, with an error matching ErrGone if the thread is.
@@ -135,6 +137,12 @@ func readStatus(tid int) (st status, err error) {
 		case "SigPnd", "ShdPnd":
 			m, _ := strconv.ParseUint(f[0], 16, 64)
 			st.pending |= sigset(m)
+		case "SigIgn":
+			m, _ := strconv.ParseUint(f[0], 16, 64)
+			st.ignored = sigset(m)
+		case "SigCgt":
+			m, _ := strconv.ParseUint(f[0], 16, 64)
+			st.caught = sigset(m)
 		case "Seccomp":
 			st.seccomp, _ = strconv.Atoi(f[0])
 		}

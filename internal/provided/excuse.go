@@ -25,10 +25,9 @@ var excuses = []struct{ why, titles string }{
 	{"who traces it is us", `delivery/ptrace/.*`},
 	{"who looks is a process that has registered nothing", `delivery/(from-another-process|no-retry)/.*`},
 	{"it is wrong", // each is to be mended
-		`fill/one-mapping-only/(anon|private-shmem)|fork/reader-elsewhere/anon|gone/(killed|passed-on)/.*` +
-			`|lock/(grows.*|on-fault|all)/.*|move/(another-process|checks|shared-after-fork)/anon|poison/(inherited|moved)/.*|poll/blocking-descriptor` +
-			`|poll/edges(-before-handshake)?/.*|register/what-cannot-be|selftest/events/private-shmem` +
-			`|signal/kernel-mode/.*|unregister/keeps-poison/.*|writeprotect/stops-at-the-first/.*`},
+		`gone/killed/.*|lock/(grows.*|on-fault|all)/.*|move/shared-after-fork/anon|poison/(inherited|moved)/.*` +
+			`|poll/blocking-descriptor|poll/edges(-before-handshake)?/.*|register/what-cannot-be|selftest/events/private-shmem` +
+			`|unregister/keeps-poison/.*|writeprotect/stops-at-the-first/.*`},
 }
 
 // Excuse says why a case cannot pass; it is empty for all others.
