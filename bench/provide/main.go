@@ -3,12 +3,13 @@
 // Command provide compares userfaultfd as faultline provides it with the
 // kernel's own.
 //
-//	go run ./bench/provide [-runs N] [-json]
+//	go run ./bench/provide [-runs N] [-json] [-trace]
 //
 // One C program, which knows nothing of faultline, times its own faults,
 // copies and reads; it runs in turn alone, on the kernel's call, and under
 // `faultline provide`. It is bound to one processor on both sides, and once
-// more to none.
+// more to none. With -trace both sides are under `faultline trace`, which
+// writes to nowhere.
 package main
 
 import (
@@ -56,6 +57,7 @@ func main() {
 	runtime.LockOSThread()
 	runs := flag.Int("runs", 5, "`number` of runs of each side")
 	binary := flag.String("faultline", "", "`path` of the faultline command; built from the source if empty")
+	traced := flag.Bool("trace", false, "trace both sides")
 	asJSON := flag.Bool("json", false, "print JSON instead of Markdown")
 	flag.Parse()
 	if *runs < 1 || flag.NArg() > 0 {
@@ -77,7 +79,7 @@ func main() {
 		}
 		all := rows()
 		for _, r := range all {
-			if err := r.measure(ctx, *runs, *binary, program); err != nil {
+			if err := r.measure(ctx, *runs, *binary, program, *traced); err != nil {
 				return err
 			}
 		}
@@ -94,12 +96,16 @@ func main() {
 }
 
 // measure runs both sides in turn and takes the medians.
-func (r *row) measure(ctx context.Context, runs int, binary, program string) error {
+func (r *row) measure(ctx context.Context, runs int, binary, program string, traced bool) error {
 	alone := append([]string{program}, r.args...)
 	if !r.free {
 		alone = append([]string{"taskset", "1"}, alone...)
 	}
 	under := append([]string{binary, "provide", "--"}, alone...)
+	if traced {
+		under = append([]string{binary, "trace", "-o", os.DevNull, "--provided", "--"}, alone...)
+		alone = append([]string{binary, "trace", "-o", os.DevNull, "--provided=false", "--"}, alone...)
+	}
 	var kernel, provided []float64
 	for range runs {
 		for _, side := range []struct {
