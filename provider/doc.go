@@ -19,6 +19,7 @@
 //     needed: see filters. A call that is to read or write registered memory
 //     waits until its pages are there, and is made by the thread itself then.
 //   - Memory is changed by an agent of ours in the process: see package inject.
+//   - What the program does is told to package collect if there is a trace.
 //
 // Everything runs on the tracer thread, one event after the other, so that there
 // are no locks. What has to wait is a job: a coroutine that parks, on that same

@@ -61,12 +61,14 @@ type Provider struct {
 	filters  map[*tracee.Process]*filters
 	files    map[uint64]*file   // by the inode of the pipe
 	trace    *collect.Collector // nil without a trace
-	woken    []*task
-	changed  []*file
-	polls    []unix.PollFd // for reap
-	pace     pace
-	at       inject.Stop // of the thread that has stopped last
-	ready    int         // files with the byte in their pipe
+	// beginning is the thread whose call the trace is just told of.
+	beginning *tracee.Thread
+	woken     []*task
+	changed   []*file
+	polls     []unix.PollFd // for reap
+	pace      pace
+	at        inject.Stop // of the thread that has stopped last
+	ready     int         // files with the byte in their pipe
 }
 
 // Start launches the program. The caller must Wait for it.

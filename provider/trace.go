@@ -21,14 +21,22 @@ type ground struct{ p *Provider }
 
 // Userfaultfd implements [collect.Ground].
 func (g ground) Userfaultfd(tid, fd int) bool {
-	f := g.p.ask(tid, fd)
+	f := g.file(tid, fd)
 	return f != nil && !f.device
 }
 
 // Device implements [collect.Ground].
 func (g ground) Device(tid, fd int) bool {
-	f := g.p.ask(tid, fd)
+	f := g.file(tid, fd)
 	return f != nil && f.device
+}
+
+// file is ask, without asking about what the thread that begins a call has.
+func (g ground) file(tid, fd int) *file {
+	if th := g.p.beginning; th != nil && th.Tid() == tid {
+		return g.p.identify(th.Process(), fd)
+	}
+	return g.p.ask(tid, fd)
 }
 
 // Same implements [collect.Ground].
@@ -51,7 +59,13 @@ func (g ground) Passing(*tracee.Thread) {}
 // begins tells of a call that a thread is about to make. It reports whether the
 // end of that must be told, too.
 func (p *Provider) begins(th *tracee.Thread, c tracee.Call) bool {
-	return p.trace != nil && p.trace.Enter(th, c)
+	if p.trace == nil {
+		return false
+	}
+	p.beginning = th
+	seen := p.trace.Enter(th, c)
+	p.beginning = nil
+	return seen
 }
 
 // ends tells that the call of a thread has ended with ret, a value or a negated
