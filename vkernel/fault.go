@@ -25,7 +25,7 @@ type attempt struct {
 	as    *space
 	write bool
 	mode  accessMode
-	force bool // whatever the protection, as a debugger does
+	force bool            // whatever the protection, as a debugger does
 	tries int             // of the same page
 	ctx   context.Context // nil if it cannot end
 	bad   mem.Addr        // what a signal is to name, if not the access

@@ -14,7 +14,7 @@ type file struct {
 	uffd  *uffd
 	obj   *object
 	epoll *epoll
-	dev   bool // /dev/userfaultfd
+	dev   bool   // /dev/userfaultfd
 	mem   *space // whose memory it is, as /proc/PID/mem
 	pos   atomic.Int64
 }

@@ -131,25 +131,25 @@ func (th *Thread) lockAll(flags int) syscall.Errno {
 // memory is private and can be written.
 func (th *Thread) populateLocked(r mem.Range) syscall.Errno {
 	as := th.p.as.Load()
-	for at := r.Start; at < r.End; {
+	for !r.Empty() {
 		as.mu.RLock()
-		v := as.vmas.find(at)
+		v := as.vmas.find(r.Start)
 		if v == nil || v.start >= r.End {
 			as.mu.RUnlock()
 			return 0 // somebody has unmapped it meanwhile
 		}
-		part := v.rng().Intersect(mem.Range{Start: at, End: r.End})
+		part := v.rng().Intersect(r)
 		write, access, later := v.is(vmWrite) && !v.shared(), v.is(vmAccess), v.is(vmLockOnFault)
 		as.mu.RUnlock()
-		if at = part.Start; later {
-			at = part.End
+		if later {
+			r.Start = part.End
 			continue
 		}
 		if !access {
 			return EFAULT
 		}
 		var errno syscall.Errno
-		switch at, errno = th.populate(part, write); errno {
+		switch r.Start, errno = th.populate(part, write); errno {
 		case 0, ENOMEM, EINVAL: // the last two: unmapped or protected meanwhile
 		default:
 			return errno

@@ -163,7 +163,8 @@ func (m *remapping) shrink() (mem.Addr, syscall.Errno) {
 	return m.old.Start, 0
 }
 
-// grow lengthens v where it is, if there is room.
+// grow lengthens v where it is, if there is room. What comes before v is not
+// looked at.
 func (m *remapping) grow(v *vma) bool {
 	end := m.old.Start + mem.Addr(m.newLen)
 	if end > taskSize {
@@ -173,7 +174,7 @@ func (m *remapping) grow(v *vma) bool {
 		return false
 	}
 	m.as.vmas.resize(v, mem.Range{Start: v.start, End: end})
-	m.as.merge(v)
+	m.as.mergeNext(v)
 	return true
 }
 

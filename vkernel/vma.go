@@ -252,6 +252,11 @@ func (as *space) merge(v *vma) *vma {
 	if prev := as.vmas.prev(v.start); prev != nil && prev.extends(v) {
 		v = as.join(prev, v)
 	}
+	return as.mergeNext(v)
+}
+
+// mergeNext is merge with what comes after v.
+func (as *space) mergeNext(v *vma) *vma {
 	if next := as.vmas.next(v); next != nil && v.extends(next) {
 		v = as.join(v, next)
 	}
