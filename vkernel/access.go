@@ -84,11 +84,14 @@ func (as *space) allows(e pte, huge bool, op *operation) bool {
 		return false
 	case !op.write || e&pteWrite != 0:
 		return true
-	case huge || e&pteWP != 0:
+	case e&pteWP != 0:
 		return false
 	}
 	// A page of the process's own can be written by who may do that at all,
 	// and is not made writable for others.
+	if huge {
+		return as.k.mem.huge.page(e.frame()).word.Load()&frameExclusive != 0
+	}
 	return as.k.mem.has(e.frame(), frameExclusive)
 }
 

@@ -90,7 +90,7 @@ func (as *space) fault(th *Thread, a mem.Addr, at *attempt) verdict {
 
 func (at *attempt) permitted(v *vma) bool {
 	if at.write {
-		return v.is(vmWrite) || at.force && v.flags&(vmShared|vmMayWrite|vmHugetlb) == vmMayWrite
+		return v.is(vmWrite) || at.force && v.flags&(vmShared|vmMayWrite) == vmMayWrite
 	}
 	return v.is(vmAccess) || at.force && v.is(vmMayRead)
 }

@@ -93,11 +93,11 @@ func (f *faulting) presentHuge(s *slot, e pte) need {
 		// has the mode.
 		e &^= pteWP
 	}
-	h := &f.as.k.mem.huge
+	v, h := f.v, &f.as.k.mem.huge
 	fr := e.frame()
 	word := &h.page(fr).word
 	switch now := word.Load(); {
-	case f.v.shared() || now&frameExclusive != 0:
+	case v.shared() || now&frameExclusive != 0:
 	case now&frameCached == 0 && now&frameCount == 1:
 		word.Or(frameExclusive)
 	default:
@@ -109,6 +109,9 @@ func (f *faulting) presentHuge(s *slot, e pte) need {
 		h.put(fr)
 		fr = own
 	}
-	s.huge = makePTE(fr, e&(1<<pteShift-1)|pteWrite)
+	if e &= 1<<pteShift - 1; v.is(vmWrite) {
+		e |= pteWrite
+	}
+	s.huge = makePTE(fr, e)
 	return need{}
 }
