@@ -84,6 +84,11 @@ const (
 	PhaseSleep Phase = "sleep"
 	// PhaseWoken: the thread will try its access again.
 	PhaseWoken Phase = "woken"
+	// PhaseInstall: a descriptor is about to get its number. The lock of the
+	// descriptor that forks is held, if it is one that a fork event brings.
+	PhaseInstall Phase = "install"
+	// PhasePoll: poll is about to look at a descriptor.
+	PhasePoll Phase = "poll"
 	// PhaseRead: a message was taken and is not in the reader's buffer yet.
 	PhaseRead Phase = "read"
 	// PhaseFill: a page is about to be installed; the address space is

@@ -25,6 +25,9 @@ func (f *file) events() int {
 	if !u.ready() || !f.nonblock() && !u.k.profile.pollBlocking {
 		return PollErr
 	}
+	// No lock is held here: what waits for messages is told of them with the
+	// descriptor's lock held, and may take locks of its own then.
+	u.k.reach(PhasePoll, nil, 0)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.pendingLocked() {

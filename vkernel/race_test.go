@@ -276,6 +276,38 @@ func TestExistsIsNotWoken(t *testing.T) {
 	})
 }
 
+// TestCloseWhileFilling forces H8: a descriptor is closed, and its number given
+// to another, in the middle of a copy. The copy goes on with the descriptor
+// that it began with, and that is gone when it has ended.
+func TestCloseWhileFilling(t *testing.T) {
+	withGate(t, Linux618, func(r *rig, g *gate) {
+		a := r.area(2*page, missing, 0)
+		scratch, src := r.mmap(page), r.mmap(page)
+		waiting, late := r.load(a), r.load(a+page)
+		th := r.p.NewThread()
+		g.hold(PhaseFill, a)
+		c := start(func() syscall.Errno {
+			_, errno := ioctlBy(r.t, th, scratch, r.fd, uapi.UFFDIO_COPY, uint64(a), uint64(src), page, 0, 0)
+			return errno
+		})
+		<-g.at
+		r.must("close", r.th.Close(r.fd))
+		fd, errno := r.th.Userfaultfd(ONonblock)
+		r.must("userfaultfd", errno)
+		if fd != r.fd {
+			r.t.Fatalf("the new descriptor is %d, and was to be %d again", fd, r.fd)
+		}
+		r.blocked(late) // the copy has the file
+		close(g.open)
+		r.ends(c, 0)
+		r.got(waiting, 0)
+		r.got(late, 0)
+		// The other has heard of nothing.
+		r.api(0)
+		r.nothing()
+	})
+}
+
 // TestManyFaults lets many goroutines fault at once, for the race detector
 // and for lost wakes: every access must end with what was copied.
 func TestManyFaults(t *testing.T) {

@@ -158,6 +158,8 @@ func (th *Thread) newDescriptor(flags int) (int, syscall.Errno) {
 func (p *Process) installUffd(u *uffd) (int, syscall.Errno) {
 	f := newFile(p.k.profile.openMode | u.flags&ONonblock)
 	f.uffd = u
+	// The number comes last: nobody meets a file that is not whole.
+	p.k.reach(PhaseInstall, nil, 0)
 	fd, errno := p.install(f, u.flags&OCloexec != 0)
 	if errno != 0 {
 		f.uffd = nil // nothing was registered: nothing to release
