@@ -35,6 +35,9 @@ func (p *Provider) segv(th *tracee.Thread, sig syscall.Signal) syscall.Signal {
 		return sig
 	}
 	t := p.task(th)
+	if sp.fenced(si.Addr) {
+		return sig
+	}
 	if !sp.v.Watches(si.Addr) {
 		if t.late(si.Addr) {
 			return 0
@@ -139,6 +142,9 @@ func (t *task) late(a mem.Addr) bool {
 // signal gives the thread the signal that its access comes to.
 func (t *task) signal(s *vkernel.Signal) {
 	sig := syscall.Signal(s.Signo)
+	if t.sp.managed != nil && !t.frame() {
+		return
+	}
 	tid := t.th.Tid()
 	blocked, err := inject.Blocked(tid, sig)
 	if err == nil && blocked {

@@ -8,6 +8,9 @@ import "golang.org/x/sys/unix"
 
 const auditArch = unix.AUDIT_ARCH_X86_64
 
+// callLen is the length of the instruction that makes a call, in bytes.
+const callLen = 2
+
 // openCall is a call that opens a file, with the argument that has its flags.
 type openCall struct {
 	nr    uintptr

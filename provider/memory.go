@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/vkernel"
@@ -78,6 +79,7 @@ func (t *task) munmap(c tracee.Call) {
 // unmapped tells the mirror of memory that is no more. The thread waits until
 // the event was read, if somebody asked for it.
 func (t *task) unmapped(r mem.Range) {
+	t.unfence(r)
 	for _, g := range t.sp.guarded {
 		t.sp.prot.forget(g.Intersect(r))
 	}
@@ -154,6 +156,9 @@ func (t *task) madvise(c tracee.Call) {
 				}
 				return 0
 			})
+			if wipe := advice == unix.MADV_WIPEONFORK; t.sp.managed != nil && (wipe || advice == unix.MADV_KEEPONFORK) {
+				t.elsewhere(func() { t.p.hooks.Wiped(t.sp.ts, r, wipe) })
+			}
 		}
 		t.resume(0)
 	default:
@@ -180,7 +185,9 @@ func (t *task) drop(r mem.Range, advice int) syscall.Errno {
 			}
 			t.sp.follow()
 			t.sp.apply(part)
-			t.p.applyAll()
+			if t.sp.managed == nil {
+				t.p.applyAll() // pages that others have of the same object
+			}
 		}
 		_, errno := t.agentCall(unix.SYS_MADVISE, uintptr(part.Start), uintptr(part.Len()), uintptr(native))
 		return errno
@@ -250,21 +257,40 @@ func (t *task) mmap(c tracee.Call) {
 	t.resume(0)
 }
 
-// brk is the end of the heap moving into registered memory.
-func (t *task) brk(c tracee.Call) {
-	last := mem.Addr(0)
-	for _, g := range t.sp.guarded {
-		last = max(last, g.End)
-	}
-	to := addr(c.Args[0]+mem.PageSize-1) &^ (mem.PageSize - 1)
-	r := mem.Range{Start: to, End: last}
+// brk is the end of the heap, which may move into registered memory.
+func (t *task) brk(tracee.Call) {
+	old := t.sp.heap()
 	if !t.run() {
 		return
 	}
-	if t.call.Errno == 0 && addr(t.call.Ret) == addr(c.Args[0]) && !r.Empty() && t.sp.touches(r) {
-		t.unmapped(r)
-	}
+	t.shrunk(old, t.sp.heap())
 	t.resume(0)
+}
+
+// heap returns what brk has made: its parts may differ in permissions.
+func (sp *space) heap() (r mem.Range) {
+	vmas, err := procmem.Maps(sp.ts.Pid())
+	if err != nil {
+		return r // it is dying
+	}
+	for _, v := range vmas {
+		if v.Name == "[heap]" {
+			if r.Empty() {
+				r.Start = v.Start
+			}
+			r.End = v.End
+		}
+	}
+	return r
+}
+
+// shrunk tells the mirror what the heap has lost.
+func (t *task) shrunk(old, now mem.Range) {
+	for _, r := range subtract([]mem.Range{old}, []mem.Range{now}) {
+		if !r.Empty() && t.sp.touches(r) {
+			t.unmapped(r)
+		}
+	}
 }
 
 // mremap moves or resizes a mapping.

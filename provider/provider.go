@@ -54,6 +54,7 @@ type Provider struct {
 
 	// All that follows is of the tracer thread.
 	k        *vkernel.Kernel
+	hooks    *Hooks           // set if our own process is the manager; see Engine
 	registry *vkernel.Process // holds every descriptor while a program does
 	keeper   *vkernel.Thread
 	spaces   map[*tracee.Space]*space
@@ -73,15 +74,34 @@ type Provider struct {
 
 // Start launches the program. The caller must Wait for it.
 func Start(o Options) (*Provider, error) {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
+	p, err := newProvider(o.Log)
+	if err != nil {
+		return nil, err
+	}
+	if o.Trace != nil {
+		p.trace = collect.New(o.Trace, ground{p})
+	}
+	t, err := tracee.Start(tracee.Options{Path: o.Path, Argv: o.Argv, Env: o.Env, Files: o.Files, Handler: p})
+	if err != nil {
+		p.hangups.close()
+		return nil, err
+	}
+	p.run(t)
+	p.unrelay = t.Relay()
+	t.Continue()
+	return p, nil
+}
+
+func newProvider(log *slog.Logger) (*Provider, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
 	}
 	h, err := newHangups()
 	if err != nil {
 		return nil, err
 	}
 	p := &Provider{
-		log: o.Log, hangups: h, quit: make(chan struct{}),
+		log: log, hangups: h, quit: make(chan struct{}),
 		k:       vkernel.New(vkernel.Linux618, vkernel.WithMirrors(), vkernel.WithUnprivileged()),
 		spaces:  make(map[*tracee.Space]*space),
 		tasks:   make(map[*tracee.Thread]*task),
@@ -90,20 +110,24 @@ func Start(o Options) (*Provider, error) {
 	}
 	p.registry = p.k.NewProcess(vkernel.ProcessOptions{MaxFiles: 1 << 20})
 	p.keeper = p.registry.NewThread()
-	if o.Trace != nil {
-		p.trace = collect.New(o.Trace, ground{p})
-	}
-	t, err := tracee.Start(tracee.Options{Path: o.Path, Argv: o.Argv, Env: o.Env, Files: o.Files, Handler: p})
-	if err != nil {
-		h.close()
-		return nil, err
-	}
-	p.tracer = t
-	p.unrelay = t.Relay()
-	h.watch(func(ino uint64) { t.Do(func() { p.hungUp(ino) }) })
-	p.ticker.Go(p.tick)
-	t.Continue()
 	return p, nil
+}
+
+// run begins to look after the tree of a tracer.
+func (p *Provider) run(t *tracee.Tracer) {
+	p.tracer = t
+	p.hangups.watch(func(ino uint64) { t.Do(func() { p.hungUp(ino) }) })
+	p.ticker.Go(p.tick)
+}
+
+// rest ends what run has begun.
+func (p *Provider) rest() {
+	close(p.quit)
+	p.ticker.Wait()
+	p.hangups.close()
+	for _, f := range p.files {
+		f.close()
+	}
 }
 
 // Wait returns the status of the program when it has ended, and with it all
@@ -112,12 +136,7 @@ func (p *Provider) Wait() (tracee.Status, error) {
 	<-p.tracer.Done()
 	st, err := p.tracer.Wait()
 	p.unrelay()
-	close(p.quit)
-	p.ticker.Wait()
-	p.hangups.close()
-	for _, f := range p.files {
-		f.close()
-	}
+	p.rest()
 	if f := p.failure.Load(); f != nil {
 		return st, *f
 	}
@@ -273,7 +292,11 @@ func (p *Provider) Exec(pr *tracee.Process, old *tracee.Space) {
 // begin puts the first filter on the program.
 func (p *Provider) begin(pr *tracee.Process, th *tracee.Thread) {
 	p.filters[pr] = &filters{}
-	p.session("install the first filter", th, func(s *inject.Session) error { return s.Install(firstFilter()) })
+	first := firstFilter
+	if p.hooks != nil {
+		first = earlyFilter
+	}
+	p.session("install the first filter", th, func(s *inject.Session) error { return s.Install(first()) })
 }
 
 // Fork implements [tracee.Handler].
@@ -292,13 +315,18 @@ func (p *Provider) Fork(parent, child *tracee.Process) {
 	}
 	sp := p.spaces[parent.Space()]
 	if sp == nil || child.Space() == parent.Space() {
+		p.vforked(child)
 		return
 	}
 	sp.forked(child)
 }
 
 // Thread implements [tracee.Handler].
-func (p *Provider) Thread(*tracee.Thread, mem.Addr) {}
+func (p *Provider) Thread(th *tracee.Thread, id mem.Addr) {
+	if p.hooks != nil && id != 0 {
+		p.task(th).own.clear = id
+	}
+}
 
 // ThreadGone implements [tracee.Interceptor].
 func (p *Provider) ThreadGone(th *tracee.Thread) {
@@ -334,7 +362,11 @@ func (p *Provider) SyscallEnter(th *tracee.Thread) bool {
 		return false
 	}
 	traced := p.begins(th, c)
-	if job := p.jobFor(th, c); job != nil {
+	job := p.jobFor
+	if p.hooks != nil {
+		job = p.managedJob
+	}
+	if job := job(th, c); job != nil {
 		t := p.task(th)
 		t.start(func() { job(t, c) })
 		return false
@@ -353,11 +385,14 @@ func (p *Provider) SyscallExit(th *tracee.Thread) {
 
 // Signal implements [tracee.Interceptor].
 func (p *Provider) Signal(th *tracee.Thread, sig syscall.Signal) syscall.Signal {
-	switch sig {
-	case unix.SIGSYS:
+	switch {
+	case sig == unix.SIGSEGV:
+		sig = p.segv(th, sig)
+	case sig == unix.SIGSYS && p.hooks == nil:
 		return p.refused(th, sig)
-	case unix.SIGSEGV:
-		return p.segv(th, sig)
+	}
+	if sig != 0 && p.hooks != nil {
+		return p.deliver(th, sig)
 	}
 	return sig
 }

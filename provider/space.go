@@ -47,6 +47,8 @@ type space struct {
 	ops     []inject.Op // on their way to the agent
 	aliases []alias
 	moved   []mem.Range // from where a request has moved pages
+
+	managed *managed // nil where the program manages its memory itself
 }
 
 // alias is a second mapping of shared memory, ours, by which pages get their

@@ -62,6 +62,8 @@ type task struct {
 		tries int
 	}
 	ranges []sysargs.Range // of a call; for use
+
+	own upkeep // of a thread whose memory we manage
 }
 
 // waitKind says what a parked job waits for.
@@ -99,6 +101,7 @@ func (t *task) loop(yield func(struct{}) bool) {
 // the job lets it go.
 func (t *task) start(job func()) {
 	t.th.Keep()
+	t.unpin()
 	t.at = t.p.at
 	t.atExit = false
 	t.job = job
@@ -131,6 +134,7 @@ func (t *task) wake() { t.p.woken = append(t.p.woken, t) }
 // end is the end of the thread.
 func (t *task) end() {
 	t.gone = true
+	t.unpin()
 	delete(t.p.tasks, t.th)
 	t.v.End()
 	if t.wait == waitNative && t.job != nil {

@@ -29,6 +29,10 @@ func (t *task) use(c tracee.Call) {
 	}
 	for {
 		t.ranges = sysargs.Ranges(t.ranges[:0], c.Nr, c.Args, t.sp.Load)
+		if t.sp.managed != nil {
+			t.alsoUses(c)
+			t.pin(t.ranges)
+		}
 		if !t.lacks(nil) {
 			break
 		}
@@ -42,18 +46,19 @@ func (t *task) use(c tracee.Call) {
 	if t.gone {
 		return
 	}
-	if !slices.ContainsFunc(t.ranges, func(r sysargs.Range) bool { return t.sp.touches(r.Range) }) {
+	if !noted[c.Nr] && !slices.ContainsFunc(t.ranges, func(r sysargs.Range) bool { return t.sp.touches(r.Range) }) {
 		t.resume(0)
 		return
 	}
 	if !t.run() {
 		return
 	}
-	if t.call.Errno == unix.EFAULT && t.lacks(nil) && t.calls.tries < mostTries {
+	if t.call.Errno == unix.EFAULT && (t.lacks(nil) || t.deeper(c)) && t.calls.tries < mostTries {
 		t.calls.tries++
 		t.again(c)
 		return
 	}
+	t.used(c)
 	t.resume(0)
 }
 

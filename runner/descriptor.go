@@ -9,8 +9,19 @@ import (
 	"time"
 
 	"github.com/faultline-go/faultline/internal/sys"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/pager"
 	"github.com/faultline-go/faultline/uffd"
+	"github.com/faultline-go/faultline/uffd/uapi"
 )
+
+// faults is a pager.Descriptor by which memory is registered, too: the kernel's, or
+// that of the engine in software.
+type faults interface {
+	pager.Descriptor
+	// Register has the pages of r told that are missing when they are touched.
+	Register(r mem.Range) syscall.Errno
+}
 
 // descriptor is a kernel descriptor as the pager wants it: one whose Wait can
 // be interrupted.
@@ -29,6 +40,12 @@ func newDescriptor(fd *uffd.FD) (*descriptor, error) {
 		return nil, err
 	}
 	return &descriptor{fd, ev}, nil
+}
+
+// Register is that of faults.
+func (d *descriptor) Register(r mem.Range) syscall.Errno {
+	_, errno := d.FD.Register(r, uapi.UFFDIO_REGISTER_MODE_MISSING)
+	return errno
 }
 
 // Wait is pager.Descriptor's.

@@ -20,6 +20,7 @@ import (
 	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/pager"
+	"github.com/faultline-go/faultline/provider"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/uffd"
 	"github.com/faultline-go/faultline/uffd/uapi"
@@ -36,8 +37,10 @@ type engagement struct {
 	r     *Run
 	space *tracee.Space
 	// fd and pg are set before live, and not changed thereafter.
-	fd *descriptor
+	fd faults
 	pg *pager.Space
+	// user is fd where the engine in software serves it, else nil.
+	user *provider.Manager
 
 	// live is set while pg is there to be used.
 	live atomic.Bool
@@ -88,22 +91,18 @@ func (e *engagement) begin() error {
 		if e.live.Load() {
 			return nil // done, with a thread that was killed at the very end
 		}
-		holdRunning(th)
-		agent, err := e.plantIn(th, true)
-		if err != nil {
-			return err
-		}
-		fd, err := openIn(agent)
-		if err != nil {
-			return err
-		}
-		if e.fd, err = newDescriptor(fd); err != nil {
-			fd.Close()
+		if e.r.user != nil {
+			if err := e.manage(th); err != nil {
+				return err
+			}
+		} else if err := e.open(th); err != nil {
 			return err
 		}
 		e.start(e.r.pager.Attach(e.fd, e.config()))
-		for _, id := range e.r.threadIDs(e.space) {
-			e.pg.Hold(mem.MakeRange(id, threadWords))
+		if e.user == nil {
+			for _, id := range e.r.threadIDs(e.space) {
+				e.pg.Hold(mem.MakeRange(id, threadWords))
+			}
 		}
 		e.scan()
 		return nil
@@ -117,6 +116,26 @@ func (e *engagement) begin() error {
 	for _, d := range []time.Duration{5 * time.Millisecond, 50 * time.Millisecond} {
 		time.AfterFunc(d, e.rescan)
 	}
+	return nil
+}
+
+// open opens the kernel's descriptor, by the hand of an agent.
+func (e *engagement) open(th *tracee.Thread) error {
+	holdRunning(th)
+	agent, err := e.plantIn(th, true)
+	if err != nil {
+		return err
+	}
+	fd, err := openIn(agent)
+	if err != nil {
+		return err
+	}
+	d, err := newDescriptor(fd)
+	if err != nil {
+		fd.Close()
+		return err
+	}
+	e.fd = d
 	return nil
 }
 
@@ -278,6 +297,9 @@ func (e *engagement) config() pager.SpaceConfig {
 }
 
 func (e *engagement) mover() (pager.Mover, error) {
+	if e.user != nil {
+		return newTaker(e.user), nil
+	}
 	agent, err := e.plant()
 	if err == nil {
 		var m *mover
@@ -309,6 +331,9 @@ func (e *engagement) present(r mem.Range, f func(mem.Range)) error {
 
 // mapping is pager.SpaceConfig's.
 func (e *engagement) mapping(a mem.Addr) (mem.Range, bool) {
+	if e.user != nil {
+		return e.user.Mapping(a)
+	}
 	vmas, err := procmem.Maps(e.pid())
 	if err != nil {
 		return mem.Range{}, false
@@ -397,8 +422,7 @@ func (e *engagement) register(r mem.Range) {
 	if e.pg.Add(r, false) != nil {
 		return // the space has ended
 	}
-	_, errno := e.fd.Register(r, uapi.UFFDIO_REGISTER_MODE_MISSING)
-	switch errno {
+	switch errno := e.fd.Register(r); errno {
 	case 0:
 		if err := e.pg.FindResident(r); err != nil && !gone(err) {
 			e.r.log.Warn("cannot tell what is resident", "pid", e.pid(), "range", r, "err", err)

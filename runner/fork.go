@@ -100,6 +100,10 @@ func newBirths() *births {
 
 // forked is pager.SpaceConfig's: it is called on the serving thread.
 func (e *engagement) forked(raw int, child *pager.Child) {
+	if e.user != nil {
+		e.managedChild(raw, child)
+		return
+	}
 	fd, err := newDescriptor(uffd.Take(raw))
 	if err != nil {
 		// Without its descriptor the child would read zeros.
@@ -171,8 +175,8 @@ func (e *engagement) belongs(c *birth, pid int) bool {
 // announced, and begins to serve it.
 func (r *Run) fork(parent, child *tracee.Process) {
 	e := r.engagementOf(parent.Space())
-	if e == nil {
-		return // it has no descriptor, and had none when it forked
+	if e == nil || e.user != nil {
+		return // it has no descriptor, and had none when it forked, or it is known whose its event's is
 	}
 	ce := r.newEngagement(child.Space())
 	r.claimSpace(ce)

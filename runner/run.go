@@ -17,6 +17,7 @@ import (
 	"github.com/faultline-go/faultline/internal/sys"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/pager"
+	"github.com/faultline-go/faultline/provider"
 	"github.com/faultline-go/faultline/store"
 	"github.com/faultline-go/faultline/tracee"
 )
@@ -37,7 +38,21 @@ type Options struct {
 	Log *slog.Logger
 	// Readahead is the pager's: 0 for its default, negative for none.
 	Readahead int
+	// Engine is who tells of faults.
+	Engine Engine
 }
+
+// Engine is who tells of the faults of the program's memory.
+type Engine uint8
+
+const (
+	// Kernel is userfaultfd(2).
+	Kernel Engine = iota
+	// User is package provider, which needs no more than ptrace(2) and
+	// seccomp(2). It is slower, and knows less of what the kernel does with
+	// the program's memory: see there.
+	User
+)
 
 // Run is a program that runs in bounded memory.
 type Run struct {
@@ -45,7 +60,8 @@ type Run struct {
 	limit   uint64
 	pager   *pager.Pager
 	tracer  *tracee.Tracer
-	unrelay func() // ends the forwarding of signals
+	user    *provider.Engine // nil if the kernel is the engine
+	unrelay func()           // ends the forwarding of signals
 	started time.Time
 
 	mu     sync.Mutex
@@ -93,14 +109,27 @@ func Start(o Options) (*Run, error) {
 		kick:   kick,
 		quit:   make(chan struct{}),
 	}
-	h := &handler{Run: r, calls: make(map[*tracee.Thread]tracee.Call)}
+	h := tracee.Handler(&handler{Run: r, calls: make(map[*tracee.Thread]tracee.Call)})
+	if o.Engine == User {
+		if h, err = r.withUser(h); err != nil {
+			p.Close()
+			kick.Close()
+			return nil, err
+		}
+	}
 	t, err := tracee.Start(tracee.Options{Path: o.Path, Argv: o.Argv, Env: o.Env, Handler: h})
 	if err != nil {
+		if r.user != nil {
+			r.user.Close()
+		}
 		p.Close()
 		kick.Close()
 		return nil, err
 	}
 	r.tracer = t
+	if r.user != nil {
+		r.user.Bind(t)
+	}
 	r.unrelay = t.Relay()
 	t.Continue()
 	r.monitor.Go(r.watch)
@@ -126,6 +155,12 @@ func (r *Run) Wait() (tracee.Status, error) {
 	r.mu.Unlock()
 	r.closes.Wait()
 	r.pager.Close()
+	if r.user != nil {
+		r.user.Close()
+		if err := r.user.Err(); err != nil {
+			return st, err
+		}
+	}
 	if f := r.failure.Load(); f != nil {
 		return st, *f
 	}

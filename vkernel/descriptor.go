@@ -44,6 +44,15 @@ func (p *Process) Descriptor(fd int) (*Descriptor, error) {
 	return d, nil
 }
 
+// Handshake is UFFDIO_API. The errors are EINVAL for features that are not known
+// or a second handshake.
+func (d *Descriptor) Handshake(features uapi.Features) syscall.Errno {
+	if features&^uapi.UFFD_API_FEATURES != 0 || !d.u.state.CompareAndSwap(0, uint64(features)|initialized) {
+		return hostErrno(EINVAL)
+	}
+	return 0
+}
+
 func (d *Descriptor) poke() {
 	select {
 	case d.wake <- struct{}{}:

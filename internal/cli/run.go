@@ -38,6 +38,7 @@ type runOptions struct {
 	compress string
 	stats    bool
 	progress string
+	engine   string
 }
 
 func newRun() *cobra.Command {
@@ -62,12 +63,14 @@ func newRun() *cobra.Command {
 	f.Var(&o.limit, "limit", "resident memory of the whole tree: a size, or a share of the machine's memory")
 	f.StringVar(&o.store, "store", "file:", "where cold pages go, a `URL`: "+storeurl.Known)
 	f.StringVar(&o.compress, "compress", "lz4", "`CODEC` for them: lz4, zstd or none")
+	f.StringVar(&o.engine, "engine", "auto", "`WHO` tells of page faults: auto, kernel or user")
 	f.BoolVar(&o.stats, "stats", false, "print a summary to standard error at the end")
 	f.StringVar(&o.progress, "progress", "auto", "`FORM` of reports while it runs: auto, plain, json or none")
 	for name, complete := range map[string]cobra.CompletionFunc{
 		"limit":    cobra.NoFileCompletions,
 		"store":    completeStore,
 		"compress": cobra.FixedCompletions([]string{"lz4", "zstd", "none"}, cobra.ShellCompDirectiveNoFileComp),
+		"engine":   cobra.FixedCompletions(engineNames, cobra.ShellCompDirectiveNoFileComp),
 		"progress": cobra.FixedCompletions(progressNames, cobra.ShellCompDirectiveNoFileComp),
 	} {
 		// It fails only for a flag that does not exist.
@@ -123,7 +126,8 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := doctor.CheckRun(); err != nil {
+	engine, err := o.chooseEngine(cmd)
+	if err != nil {
 		return err
 	}
 	st, err := storeurl.Open(o.store, codec)
@@ -134,7 +138,7 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	status, stats, err := o.supervise(cmd, st, limit, path, args, mode)
+	status, stats, err := o.supervise(cmd, st, limit, path, args, mode, engine)
 	if closeErr := st.Close(); err == nil && closeErr != nil {
 		err = fmt.Errorf("closing the store: %w", closeErr)
 	}
@@ -152,15 +156,36 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	return &ExitError{Code: status.Code()}
 }
 
+var engineNames = []string{"auto", "kernel", "user"}
+
+// chooseEngine says who tells of faults, and the user why if it is not the kernel.
+func (o *runOptions) chooseEngine(cmd *cobra.Command) (runner.Engine, error) {
+	switch o.engine {
+	case "user":
+		return runner.User, nil
+	case "kernel":
+		return runner.Kernel, doctor.CheckRun()
+	case "auto":
+	default:
+		return 0, usageError(cmd, "--engine %q is none of %s", o.engine, strings.Join(engineNames, ", "))
+	}
+	err := doctor.CheckRun()
+	if err == nil {
+		return runner.Kernel, nil
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "faultline: the kernel's userfaultfd cannot be used, so faults are told by faultline itself (--engine user): %v\n", err)
+	return runner.User, nil
+}
+
 // supervise runs the program to its end.
 func (o *runOptions) supervise(cmd *cobra.Command, st store.Store, limit uint64, path string, args []string,
-	mode progressMode) (tracee.Status, runner.Stats, error) {
+	mode progressMode, engine runner.Engine) (tracee.Status, runner.Stats, error) {
 	tune()
 	line := newProgress(cmd.ErrOrStderr(), mode)
 	log := slog.New(&lineHandler{w: line})
 	r, err := runner.Start(runner.Options{
 		Path: path, Argv: args, Env: os.Environ(),
-		Limit: limit, Store: st, Log: log,
+		Limit: limit, Store: st, Log: log, Engine: engine,
 	})
 	if err != nil {
 		return tracee.Status{}, runner.Stats{}, err

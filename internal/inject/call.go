@@ -95,6 +95,18 @@ func Again(tid int, nr uintptr, args [6]uintptr) error {
 	return setRegs(tid, &r)
 }
 
+// Finish makes a thread that is about to make its call anew, by Again, go on as if
+// the call had returned ret. The thread is at the stop of a signal.
+func Finish(tid int, ret uintptr) error {
+	var r regs
+	if err := getRegs(tid, &r); err != nil {
+		return err
+	}
+	advance(&r)
+	setResult(&r, ret)
+	return setRegs(tid, &r)
+}
+
 // Registers are those that tell what an instruction does to memory.
 type Registers struct {
 	PC uintptr

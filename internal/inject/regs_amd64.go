@@ -120,6 +120,9 @@ var waits = map[uintptr]bool{
 	unix.SYS_READ: true, unix.SYS_READV: true, unix.SYS_WRITE: true, unix.SYS_WRITEV: true,
 }
 
+// advance goes past the instruction of a call.
+func advance(r *regs) { r.Rip += insnLen }
+
 // restoreCall makes r those of the end of another call.
 func restoreCall(r *regs, nr uintptr, args *[6]uintptr, ret uintptr) {
 	atEntry(r, nr, args)

@@ -120,6 +120,9 @@ func forgetCall(tid int, _ *regs) error {
 // EINTR after a stop ends so here too, as it does after SIGSTOP and SIGCONT.
 func keepWaiting(*regs) {}
 
+// advance goes past the instruction of a call.
+func advance(r *regs) { r.Pc += insnLen }
+
 // restoreCall makes r those of the end of another call.
 func restoreCall(r *regs, nr uintptr, args *[6]uintptr, ret uintptr) {
 	atEntry(r, nr, args)

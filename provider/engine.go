@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/sysargs"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/tracee"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
+
+// Engine gives our own process what the kernel's call would give it for the
+// memory of other processes: see [Manager]. The programs do not get the call.
+//
+// What differs from a program that manages its memory by itself is that all its
+// private anonymous memory is missing pages in the end, stacks and thread control
+// blocks too. So what the kernel touches there beside system calls is looked
+// after as well: see upkeep.
+//
+// It is told of what happens in a tree by who owns the tracer, all on the
+// tracer's thread.
+type Engine struct{ *Provider }
+
+// Hooks are how an Engine tells of memory. They are called on goroutines of their
+// own, while the thread waits that has changed its memory.
+type Hooks struct {
+	// Mapped tells of new private anonymous memory.
+	Mapped func(s *tracee.Space, r mem.Range)
+	// Wiped tells of memory that a forked child finds zeroed, or no longer.
+	Wiped func(s *tracee.Space, r mem.Range, wipe bool)
+	// Dropped tells of memory whose content is gone, without an event.
+	Dropped func(s *tracee.Space, r mem.Range)
+}
+
+// NewEngine returns an engine. Bind it before anything else.
+func NewEngine(log *slog.Logger, h Hooks) (*Engine, error) {
+	p, err := newProvider(log)
+	if err != nil {
+		return nil, err
+	}
+	p.hooks = &h
+	return &Engine{p}, nil
+}
+
+// Bind tells which tracer calls the engine.
+func (e *Engine) Bind(t *tracee.Tracer) { e.run(t) }
+
+// Close ends an engine whose tree is gone. Err says what it has killed it for.
+func (e *Engine) Close() { e.rest() }
+
+// Err returns for what the engine has killed the tree, nil if it has not.
+func (e *Engine) Err() error {
+	if f := e.failure.Load(); f != nil {
+		return *f
+	}
+	return nil
+}
+
+// managed is what is known of an address space that we manage.
+type managed struct {
+	// pins counts who needs a page to stay where it is.
+	pins map[mem.Page]int
+	// unsure has the threads that may be in a call which began before we saw
+	// calls, and whose buffers are not known yet.
+	unsure map[int]struct{}
+	// guards is memory that must not be accessed (MADV_GUARD_INSTALL): a fault
+	// there is the program's.
+	guards []mem.Range
+}
+
+// Manage begins to manage the memory of a stopped thread's address space. None
+// of it is registered yet.
+//
+// It is called on the tracer's thread. The error matches tracee.ErrGone or one
+// of package inject's if the thread has died.
+func (e *Engine) Manage(th *tracee.Thread) (*Manager, error) {
+	p := e.Provider
+	sp := p.space(th.Process().Space())
+	t := p.task(th)
+	s, err := inject.Open(th.Tid())
+	if err != nil {
+		return nil, err
+	}
+	if err = sp.plant(s); err == nil {
+		err = t.learnAction(s)
+	}
+	if err == nil {
+		err = s.Install(managedFilter())
+	}
+	if err = errors.Join(err, s.Close()); err != nil {
+		return nil, err
+	}
+	if err := sp.open(); err != nil {
+		return nil, err
+	}
+	h, errno := sp.keeper.Userfaultfd(unix.O_NONBLOCK)
+	if errno != 0 {
+		return nil, fmt.Errorf("make a descriptor: %w", errno)
+	}
+	reg, errno := sp.keeper.PassFD(h, p.registry)
+	sp.keeper.Close(h)
+	if errno != 0 {
+		return nil, fmt.Errorf("keep a descriptor: %w", errno)
+	}
+	m, err := p.manager(reg)
+	if err != nil {
+		return nil, err
+	}
+	const features = uapi.UFFD_FEATURE_EVENT_FORK | uapi.UFFD_FEATURE_EVENT_REMAP |
+		uapi.UFFD_FEATURE_EVENT_REMOVE | uapi.UFFD_FEATURE_EVENT_UNMAP |
+		uapi.UFFD_FEATURE_THREAD_ID | uapi.UFFD_FEATURE_POISON
+	if errno := m.d.Handshake(features); errno != 0 {
+		return nil, fmt.Errorf("make a descriptor: %w", errno)
+	}
+	sp.managed = &managed{pins: make(map[mem.Page]int), unsure: make(map[int]struct{})}
+	p.doubt(sp, th)
+	return m, nil
+}
+
+// manager returns the manager with a number in the registry.
+func (p *Provider) manager(reg int) (*Manager, error) {
+	sp, _ := p.registry.Memory(reg).(*space)
+	d, err := p.registry.Descriptor(reg)
+	if err != nil {
+		return nil, err
+	}
+	if sp == nil {
+		d.Close()
+		return nil, tracee.ErrGone
+	}
+	return &Manager{p: p, sp: sp, d: d}, nil
+}
+
+// Child returns the manager of a child, from the number that a fork event has,
+// and the child's address space. The error matches tracee.ErrGone if the child
+// has ended.
+func (e *Engine) Child(fd int) (m *Manager, s *tracee.Space, err error) {
+	done := e.tracer.Do(func() {
+		if m, err = e.manager(fd); err == nil {
+			s = m.sp.ts
+		}
+	})
+	if !done {
+		return nil, nil, tracee.ErrGone
+	}
+	return m, s, err
+}
+
+// earlyFilter sees, from a program's start on, what must be known of a thread
+// when its memory comes to be managed. It refuses what writes to memory without
+// anybody waiting for it: which pages that would need is not to be known.
+func earlyFilter() []unix.SockFilter {
+	b := &bpf{}
+	b.load(offArch)
+	b.ifFalse(unix.BPF_JEQ, auditArch, func() { b.ret(allow) })
+	b.traceAll(unix.SYS_RSEQ, unix.SYS_SIGALTSTACK, unix.SYS_SET_TID_ADDRESS)
+	b.calls([]uintptr{unix.SYS_IO_URING_SETUP, unix.SYS_IO_SETUP}, func() {
+		b.ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))
+	})
+	return b.end()
+}
+
+// allMemory is where a program's mappings may be.
+var allMemory = mem.Range{Start: 2 * slack, End: 1 << 47}
+
+// managedFilter sees all calls that use memory, or change it.
+func managedFilter() []unix.SockFilter {
+	b := &bpf{}
+	b.load(offArch)
+	b.ifFalse(unix.BPF_JEQ, auditArch, func() { b.ret(allow) })
+	b.uses(allMemory)
+	b.only([]uintptr{unix.SYS_MMAP}, func() {
+		b.low(3)
+		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.MAP_FIXED)
+		b.ifTrue(unix.BPF_JEQ, unix.MAP_FIXED, func() { b.ret(trace) })
+		b.low(3)
+		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.MAP_TYPE|unix.MAP_ANONYMOUS)
+		b.ifTrue(unix.BPF_JEQ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, func() { b.ret(trace) })
+	})
+	for nr := range memoryCalls {
+		if nr != unix.SYS_MMAP {
+			b.traceAll(nr)
+		}
+	}
+	b.traceAll(unix.SYS_EXIT, unix.SYS_RT_SIGRETURN, unix.SYS_RESTART_SYSCALL)
+	b.traceAll(rareCalls...)
+	return b.end()
+}
+
+// rareCalls use memory that sysargs does not know.
+var rareCalls = []uintptr{
+	unix.SYS_MSGSND, unix.SYS_MSGRCV, unix.SYS_MSGCTL, unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP, unix.SYS_SEMCTL, unix.SYS_SHMCTL,
+	unix.SYS_MQ_OPEN, unix.SYS_MQ_UNLINK, unix.SYS_MQ_TIMEDSEND, unix.SYS_MQ_TIMEDRECEIVE, unix.SYS_MQ_NOTIFY, unix.SYS_MQ_GETSETATTR,
+	unix.SYS_QUOTACTL, unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN,
+	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_SWAPON, unix.SYS_SWAPOFF,
+}
+
+// noted are the calls after which something is remembered of the thread.
+var noted = map[uintptr]bool{
+	unix.SYS_RSEQ: true, unix.SYS_SIGALTSTACK: true, unix.SYS_SET_TID_ADDRESS: true, unix.SYS_RT_SIGACTION: true,
+}
+
+// managedJob is jobFor for a tree whose memory we manage.
+func (p *Provider) managedJob(th *tracee.Thread, c tracee.Call) func(*task, tracee.Call) {
+	sp := p.spaces[th.Process().Space()]
+	if sp == nil || sp.managed == nil {
+		if noted[c.Nr] {
+			return (*task).note
+		}
+		return nil
+	}
+	delete(sp.managed.unsure, th.Tid())
+	if t := p.tasks[th]; t != nil && t.own.piece.c.Nr == c.Nr && t.own.piece.done > 0 && t.own.piece.c.Args == c.Args {
+		return (*task).nextPiece
+	}
+	switch c.Nr {
+	case unix.SYS_EXIT:
+		return (*task).exit
+	case unix.SYS_RT_SIGRETURN:
+		return (*task).sigreturn
+	case unix.SYS_RESTART_SYSCALL:
+		return (*task).restart
+	case unix.SYS_MMAP:
+		return (*task).mapped
+	case unix.SYS_BRK:
+		return (*task).heap
+	case unix.SYS_MADVISE:
+		if int32(c.Args[2]) == unix.MADV_GUARD_INSTALL || int32(c.Args[2]) == unix.MADV_GUARD_REMOVE {
+			return (*task).guards
+		}
+	case unix.SYS_READ, unix.SYS_WRITE, unix.SYS_PREAD64, unix.SYS_PWRITE64:
+		if c.Args[2] > pieceSize {
+			return (*task).pieces
+		}
+	}
+	if job := memoryCalls[c.Nr]; job != nil {
+		return job
+	}
+	return (*task).use
+}
+
+// elsewhere runs f on another goroutine, while the thread waits.
+func (t *task) elsewhere(f func()) {
+	go func() {
+		f()
+		t.p.tracer.Do(func() {
+			t.wake()
+			t.p.settle()
+		})
+	}()
+	t.as(waitCall, t.park)
+}
+
+// mapped follows mmap. What is new is registered before the program learns of
+// it.
+func (t *task) mapped(c tracee.Call) {
+	if !t.run() {
+		return
+	}
+	if t.call.Errno == 0 {
+		r := mem.Range{Start: addr(t.call.Ret), End: addr(t.call.Ret+c.Args[1]) + mem.PageSize - 1}
+		r.End = r.End.Down()
+		t.unfence(r)
+		if c.Args[3]&unix.MAP_FIXED != 0 && t.sp.touches(r) {
+			t.unmapped(r)
+		}
+		if c.Args[3]&(unix.MAP_TYPE|unix.MAP_ANONYMOUS|unix.MAP_HUGETLB) == unix.MAP_PRIVATE|unix.MAP_ANONYMOUS && !t.gone {
+			t.elsewhere(func() { t.p.hooks.Mapped(t.sp.ts, r) })
+		}
+	}
+	t.resume(0)
+}
+
+// heap follows brk.
+func (t *task) heap(c tracee.Call) {
+	old := t.sp.heap()
+	if !t.run() {
+		return
+	}
+	if t.call.Errno == 0 {
+		t.shrunk(old, t.sp.heap())
+		if now := t.sp.heap(); now.End > old.End && !t.gone {
+			t.elsewhere(func() {
+				t.p.hooks.Mapped(t.sp.ts, mem.Range{Start: max(old.End, now.Start), End: now.End})
+			})
+		}
+	}
+	t.resume(0)
+}
+
+// guards follows advice that makes memory inaccessible, for which there is no
+// event. Accessing it is a signal that the program gets.
+func (t *task) guards(c tracee.Call) {
+	r, ok := pages(c.Args[0], c.Args[1])
+	if !ok || !t.sp.touches(r) {
+		t.resume(0)
+		return
+	}
+	install := int32(c.Args[2]) == unix.MADV_GUARD_INSTALL
+	if !t.run() {
+		return
+	}
+	if t.call.Errno == 0 {
+		t.unfence(r)
+		if install {
+			t.sp.managed.guards = append(t.sp.managed.guards, r)
+		}
+		// The mirror is told by nobody else; that the pages are absent is no
+		// event to the program's manager, which is ours.
+		t.sp.v.Drop(r)
+		t.sp.apply(r)
+		t.elsewhere(func() { t.p.hooks.Dropped(t.sp.ts, r) })
+	}
+	t.resume(0)
+}
+
+// unfence forgets guards in r.
+func (t *task) unfence(r mem.Range) {
+	if m := t.sp.managed; m != nil && len(m.guards) != 0 {
+		m.guards = subtract(m.guards, []mem.Range{r})
+	}
+}
+
+// fenced reports whether an access to a is an error though a is registered.
+func (sp *space) fenced(a mem.Addr) bool {
+	if sp.managed == nil {
+		return false
+	}
+	for _, g := range sp.managed.guards {
+		if g.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// blind adds to the ranges of a call that sysargs does not know what its arguments
+// may point to.
+func (t *task) blind(c tracee.Call) {
+	const most = 4 * mem.PageSize
+	for _, a := range c.Args {
+		if t.sp.touches(mem.MakeRange(addr(a), 1)) {
+			t.ranges = append(t.ranges, sysargs.Range{Range: mem.MakeRange(addr(a), most), Write: true})
+		}
+	}
+}

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/tracee"
+	"github.com/faultline-go/faultline/uffd/uapi"
+	"github.com/faultline-go/faultline/vkernel"
+)
+
+// Manager is a descriptor that our own process has for the memory of another one:
+// a pager.Descriptor, with the way to take pages out besides. Its methods may be
+// called from any goroutine; what they do is done on the tracer's thread, between
+// two events. They return ESRCH when the tree is gone.
+type Manager struct {
+	p  *Provider
+	sp *space
+	d  *vkernel.Descriptor
+}
+
+// on runs f on the tracer's thread and lets go on whom it has woken.
+func (m *Manager) on(f func() (int, syscall.Errno)) (n int, errno syscall.Errno) {
+	ok := m.p.tracer.Do(func() {
+		if m.p.spaces[m.sp.ts] != m.sp {
+			errno = unix.ESRCH
+			return
+		}
+		n, errno = f()
+		m.p.settle()
+	})
+	if !ok {
+		return 0, unix.ESRCH
+	}
+	return n, errno
+}
+
+// Read is pager.Descriptor's. A descriptor whose space has ended has nothing to
+// read.
+func (m *Manager) Read(msgs []uapi.Msg) (n int, errno syscall.Errno) {
+	if !m.d.Pending() {
+		return 0, unix.EAGAIN
+	}
+	n, errno = m.on(func() (int, syscall.Errno) { return m.d.Read(msgs) })
+	if errno == unix.ESRCH {
+		errno = unix.EAGAIN
+	}
+	return n, errno
+}
+
+// Wait is pager.Descriptor's.
+func (m *Manager) Wait(timeout time.Duration) (ready bool, errno syscall.Errno) {
+	return m.d.Wait(timeout)
+}
+
+// Interrupt is pager.Descriptor's.
+func (m *Manager) Interrupt() { m.d.Interrupt() }
+
+// Changing is pager.Descriptor's.
+func (m *Manager) Changing() bool { return m.d.Changing() }
+
+// Pending is pager.Descriptor's.
+func (m *Manager) Pending() bool { return m.d.Pending() }
+
+// Copy is pager.Descriptor's. Pages of zeros are not written: an absent page is
+// one.
+func (m *Manager) Copy(dst mem.Addr, src []byte, mode uapi.CopyMode) (done int, errno syscall.Errno) {
+	return m.on(func() (int, syscall.Errno) {
+		done := 0
+		var errno syscall.Errno
+		for done < len(src) && errno == 0 {
+			n, zero := alike(src[done:])
+			at := dst + mem.Addr(done)
+			if zero {
+				n, errno = m.d.Zeropage(mem.MakeRange(at, uint64(n)), uapi.ZeropageMode(mode&uapi.UFFDIO_COPY_MODE_DONTWAKE))
+			} else {
+				n, errno = m.d.Copy(at, src[done:done+n], mode)
+			}
+			done += n
+		}
+		m.sp.apply(mem.MakeRange(dst, uint64(done)))
+		if done > 0 && errno != 0 {
+			errno = unix.EAGAIN // as the kernel says of a short copy
+		}
+		return done, errno
+	})
+}
+
+// alike returns how many bytes from the start of b are pages of zeros, or are
+// pages that are not.
+func alike(b []byte) (n int, zero bool) {
+	zero = bytes.Equal(b[:mem.PageSize], zeros[:])
+	for n = mem.PageSize; n < len(b) && bytes.Equal(b[n:n+mem.PageSize], zeros[:]) == zero; n += mem.PageSize {
+	}
+	return n, zero
+}
+
+// Wake is pager.Descriptor's.
+func (m *Manager) Wake(r mem.Range) syscall.Errno {
+	_, errno := m.on(func() (int, syscall.Errno) { return 0, m.d.Wake(r) })
+	return errno
+}
+
+// Poison is pager.Descriptor's.
+func (m *Manager) Poison(r mem.Range, mode uapi.PoisonMode) (done int, errno syscall.Errno) {
+	return m.on(func() (int, syscall.Errno) {
+		done, errno := m.d.Poison(r, mode)
+		m.sp.apply(r)
+		return done, errno
+	})
+}
+
+// Register makes faults of r come here that find no page.
+func (m *Manager) Register(r mem.Range) syscall.Errno {
+	_, errno := m.on(func() (int, syscall.Errno) {
+		m.sp.reflect(r)
+		errno := m.d.Register(r, uapi.UFFDIO_REGISTER_MODE_MISSING)
+		m.sp.follow()
+		m.sp.apply(r)
+		return 0, errno
+	})
+	return errno
+}
+
+// Mapping returns the registered memory around a.
+func (m *Manager) Mapping(a mem.Addr) (r mem.Range, ok bool) {
+	_, _ = m.on(func() (int, syscall.Errno) {
+		for _, g := range m.sp.guarded {
+			if g.Contains(a) {
+				r, ok = g, true
+			}
+		}
+		return 0, 0
+	})
+	return r, ok
+}
+
+// Private returns the memory that is ours in the process.
+func (m *Manager) Private() []mem.Range { return m.sp.agent.Ranges() }
+
+// Close is pager.Descriptor's.
+func (m *Manager) Close() error {
+	var err error
+	if !m.p.tracer.Do(func() {
+		err = m.d.Close()
+		if m.p.spaces[m.sp.ts] == m.sp {
+			m.sp.follow()
+		}
+		m.p.settle()
+	}) {
+		err = m.d.Close()
+	}
+	return err
+}
+
+// Taken is a run of pages to take out, and what became of it.
+type Taken struct {
+	From mem.Addr
+	// To gets the content: whole pages, as many as are to be taken.
+	To []byte
+	// Pages is the number of pages that went, Errno why the next one did not: 0
+	// if all did. EBUSY is a page that a system call is using, or that is locked.
+	Pages int
+	Errno syscall.Errno
+}
+
+// Take takes pages out of the process, run by run: no thread can see them any
+// more before their content is read, and who touches one faults.
+//
+// An error is one of package tracee's or inject's, or an errno, and then nothing
+// has been taken that is not said to be.
+func (m *Manager) Take(runs []Taken) error {
+	for i := range runs {
+		runs[i].Pages, runs[i].Errno = 0, unix.EBUSY
+	}
+	err := error(tracee.ErrGone)
+	m.p.tracer.Do(func() {
+		if m.p.spaces[m.sp.ts] == m.sp && m.sp.managed != nil {
+			err = m.sp.take(m.d, runs)
+			m.p.settle()
+		}
+	})
+	return err
+}
+
+func (sp *space) take(d *vkernel.Descriptor, runs []Taken) error {
+	if d.Changing() {
+		return nil // what is queued may concern them
+	}
+	if !sp.sure() {
+		return nil
+	}
+	sp.ops = sp.ops[:0]
+	for i := range runs {
+		r := &runs[i]
+		all := mem.MakeRange(r.From, uint64(len(r.To)))
+		free := sp.unpinned(all)
+		n, errno := sp.v.Withdraw(free)
+		switch r.Pages = n; {
+		case errno != 0:
+			r.Errno = errno
+		case free.Len() == all.Len():
+			r.Errno = 0
+		}
+		part := mem.MakeRange(r.From, uint64(n)*mem.PageSize)
+		if !part.Empty() {
+			sp.ops = append(sp.ops, inject.Op{NR: unix.SYS_MPROTECT,
+				Args: [6]uintptr{uintptr(part.Start), uintptr(part.Len()), unix.PROT_NONE}})
+		}
+	}
+	closed := sp.ops
+	if len(closed) == 0 {
+		return nil
+	}
+	if err := sp.agent.Run(closed); err != nil {
+		return err // the process is gone, or its pages are where they were
+	}
+	// A mapping more for each run: the kernel has a bound on them
+	// (vm.max_map_count). What could not be closed stays.
+	k := 0
+	for i := range runs {
+		r := &runs[i]
+		if r.Pages == 0 {
+			continue
+		}
+		err := closed[k].Err()
+		k++
+		part := mem.MakeRange(r.From, uint64(r.Pages)*mem.PageSize)
+		if err == nil {
+			sp.prot.set(part, unix.PROT_NONE)
+			continue
+		}
+		for a := part.Start; a < part.End; a += mem.PageSize {
+			sp.v.Restore(a)
+		}
+		sp.prot.forget(part)
+		r.Pages, r.Errno = 0, unix.EBUSY
+		if errno := syscall.Errno(0); !errors.As(err, &errno) || errno != unix.ENOMEM {
+			return fmt.Errorf("close %v of pid %d: %w", part, sp.ts.Pid(), err)
+		}
+	}
+	// They are nobody's now.
+	drop := make([]inject.Op, 0, len(runs))
+	for i := range runs {
+		r := &runs[i]
+		if r.Pages == 0 {
+			continue
+		}
+		n := r.Pages * mem.PageSize
+		if got, err := unix.Pread(int(sp.mem.Fd()), r.To[:n], int64(r.From)); err != nil || got < n {
+			return fmt.Errorf("read %v of pid %d: %d bytes came: %w", mem.MakeRange(r.From, uint64(n)), sp.ts.Pid(), got, err)
+		}
+		drop = append(drop, inject.Op{NR: unix.SYS_MADVISE, Args: [6]uintptr{uintptr(r.From), uintptr(n), unix.MADV_DONTNEED}})
+	}
+	if err := sp.agent.Run(drop); err != nil {
+		return err
+	}
+	for i := range drop {
+		if err := drop[i].Err(); err != nil {
+			return fmt.Errorf("drop pages at %#x of pid %d: %w", drop[i].Args[0], sp.ts.Pid(), err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package provider
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/procmem"
+	"github.com/faultline-go/faultline/internal/sysargs"
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/tracee"
+)
+
+// upkeep is what must be known of a thread whose memory we manage, because the
+// kernel uses it where no page can be brought in: a missing one would kill the
+// program.
+type upkeep struct {
+	// pins are the pages of the call that the thread is in.
+	pins []mem.Page
+	// alt is the stack for signal handlers of sigaltstack(2).
+	alt mem.Range
+	// rseq is the area of rseq(2), which the kernel writes to whenever it likes.
+	rseq mem.Range
+	// clear is the word that the kernel clears at the thread's end, for
+	// pthread_join(3).
+	clear mem.Addr
+	// interrupted is the call that restart_syscall(2) goes on with.
+	interrupted tracee.Call
+	piece       piece
+}
+
+// pin keeps the pages of ranges where they are, and no longer those that were
+// kept before.
+func (t *task) pin(ranges []sysargs.Range) {
+	m := t.sp.managed
+	if m == nil {
+		return
+	}
+	t.unpin()
+	for _, r := range ranges {
+		for _, g := range t.sp.guarded {
+			part := g.Intersect(r.Range)
+			if part.Empty() {
+				continue
+			}
+			for pg := part.Start.Page(); pg <= (part.End - 1).Page(); pg++ {
+				m.pins[pg]++
+				t.own.pins = append(t.own.pins, pg)
+			}
+		}
+	}
+}
+
+func (t *task) unpin() {
+	if m := t.sp.managed; m != nil {
+		for _, pg := range t.own.pins {
+			m.unpin(pg)
+		}
+	}
+	t.own.pins = t.own.pins[:0]
+}
+
+func (m *managed) unpin(pg mem.Page) {
+	if m.pins[pg]--; m.pins[pg] <= 0 {
+		delete(m.pins, pg)
+	}
+}
+
+// pinFor keeps the pages of r until the thread ends.
+func (m *managed) pinFor(r mem.Range) {
+	for pg := r.Start.Page(); !r.Empty() && pg <= (r.End-1).Page(); pg++ {
+		m.pins[pg]++
+	}
+}
+
+// unpinned returns the first part of r that nobody needs.
+func (sp *space) unpinned(r mem.Range) mem.Range {
+	for a := r.Start; a < r.End; a += mem.PageSize {
+		if sp.managed.pins[a.Page()] > 0 {
+			return mem.Range{Start: r.Start, End: a}
+		}
+	}
+	return r
+}
+
+// doubt makes all threads of a space but one unsure, and has those that run stop
+// for a moment. Of those that wait in a call the kernel tells which.
+func (p *Provider) doubt(sp *space, stopped *tracee.Thread) {
+	for _, pr := range sp.ts.Processes() {
+		for _, th := range pr.Threads() {
+			if t := p.tasks[th]; t != nil {
+				sp.managed.pinFor(t.own.rseq)
+			}
+			if th == stopped {
+				continue
+			}
+			tid := th.Tid()
+			sp.managed.unsure[tid] = struct{}{}
+			if procmem.Running(pr.Pid(), tid) {
+				th.Interrupt(func() { delete(sp.managed.unsure, tid) })
+			}
+		}
+	}
+}
+
+// sure reports whether the calls of all threads are known.
+func (sp *space) sure() bool {
+	m := sp.managed
+	if len(m.unsure) == 0 {
+		return true
+	}
+	for _, pr := range sp.ts.Processes() {
+		for _, th := range pr.Threads() {
+			if _, open := m.unsure[th.Tid()]; open && sp.resolve(pr, th) {
+				delete(m.unsure, th.Tid())
+			}
+		}
+	}
+	// The rest has ended, or runs.
+	for tid := range m.unsure {
+		if unix.Tgkill(sp.ts.Pid(), tid, 0) == unix.ESRCH && !sp.has(tid) {
+			delete(m.unsure, tid)
+		}
+	}
+	return len(m.unsure) == 0
+}
+
+func (sp *space) has(tid int) bool {
+	for _, pr := range sp.ts.Processes() {
+		for _, th := range pr.Threads() {
+			if th.Tid() == tid {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// resolve finds out in which call a thread waits. It reports false if it runs.
+func (sp *space) resolve(pr *tracee.Process, th *tracee.Thread) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pr.Pid(), th.Tid()))
+	if err != nil {
+		return os.IsNotExist(err)
+	}
+	f := bytes.Fields(b)
+	if len(f) == 0 || string(f[0]) == "running" {
+		return false
+	}
+	nr, err := strconv.Atoi(string(f[0]))
+	if err != nil || nr < 0 || len(f) < 7 {
+		return err == nil // in no call: a fault, or a stop
+	}
+	c := tracee.Call{Nr: uintptr(nr), Native: true}
+	for i := range c.Args {
+		v, err := strconv.ParseUint(string(f[i+1]), 0, 64)
+		if err != nil {
+			return false
+		}
+		c.Args[i] = uintptr(v)
+	}
+	t := sp.p.task(th)
+	t.ranges = sysargs.Ranges(t.ranges[:0], c.Nr, c.Args, sp.Load)
+	t.alsoUses(c)
+	t.pin(t.ranges)
+	return true
+}
+
+// alsoUses adds to t.ranges what a call uses that sysargs does not know.
+func (t *task) alsoUses(c tracee.Call) {
+	if c.Nr == unix.SYS_IOCTL {
+		t.blind(c)
+		return
+	}
+	for _, nr := range rareCalls {
+		if nr == c.Nr {
+			t.blind(c)
+		}
+	}
+}
+
+// deeper makes present what a failed ioctl may have looked for behind a pointer in
+// its argument. It reports whether there was anything.
+func (t *task) deeper(c tracee.Call) bool {
+	if c.Nr != unix.SYS_IOCTL || t.sp.managed == nil || t.calls.tries > 2 {
+		return false
+	}
+	var arg [256]byte
+	n := t.sp.Load(addr(c.Args[2]), arg[:])
+	t.ranges = t.ranges[:0]
+	for i := 0; i+8 <= n; i += 8 {
+		if a := mem.Addr(binary.LittleEndian.Uint64(arg[i:])); t.sp.touches(mem.MakeRange(a, 1)) {
+			t.ranges = append(t.ranges, sysargs.Range{Range: mem.MakeRange(a, 4*mem.PageSize), Write: true})
+		}
+	}
+	t.pin(t.ranges)
+	return t.lacks(nil) && t.hold()
+}
+
+// hold brings in and keeps the pages of t.ranges, as far as they can be had. It
+// reports whether the thread is still there.
+func (t *task) hold() bool {
+	t.pin(t.ranges)
+	for !t.gone && t.lacks(nil) && t.lacks(t.bring) {
+	}
+	return !t.gone
+}
+
+// note has a thread make a call of which something is remembered.
+func (t *task) note(c tracee.Call) {
+	if t.run() {
+		t.used(c)
+		t.resume(0)
+	}
+}
+
+// erestartblock is what a call comes to that restart_syscall(2) goes on with.
+const erestartblock = 516
+
+// used takes note of a call that has been made.
+func (t *task) used(c tracee.Call) {
+	t.unpin()
+	if t.p.hooks == nil {
+		return
+	}
+	if t.call.Errno == erestartblock {
+		t.own.interrupted = c
+		return
+	}
+	if t.call.Errno != 0 {
+		return
+	}
+	switch c.Nr {
+	case unix.SYS_SIGALTSTACK:
+		// stack_t: the address, flags, the size.
+		var b [24]byte
+		if c.Args[0] != 0 && t.sp.Load(addr(c.Args[0]), b[:]) == len(b) {
+			t.own.alt = mem.MakeRange(mem.Addr(binary.LittleEndian.Uint64(b[:])), binary.LittleEndian.Uint64(b[16:]))
+			if binary.LittleEndian.Uint32(b[8:])&2 != 0 { // SS_DISABLE
+				t.own.alt = mem.Range{}
+			}
+		}
+	case unix.SYS_RSEQ:
+		t.forgetRseq()
+		if c.Args[2]&1 == 0 { // not RSEQ_FLAG_UNREGISTER
+			t.own.rseq = mem.MakeRange(addr(c.Args[0]), uint64(c.Args[1]))
+			if m := t.sp.managed; m != nil {
+				m.pinFor(t.own.rseq)
+			}
+		}
+	case unix.SYS_SET_TID_ADDRESS:
+		t.own.clear = addr(c.Args[0])
+	case unix.SYS_RT_SIGACTION:
+		var b [32]byte
+		if unix.Signal(c.Args[0]) == unix.SIGSEGV && c.Args[1] != 0 && t.sp.Load(addr(c.Args[1]), b[:]) == len(b) {
+			t.sp.action.set(b[:])
+		}
+	}
+}
+
+func (t *task) forgetRseq() {
+	if m := t.sp.managed; m != nil && !t.own.rseq.Empty() {
+		for pg := t.own.rseq.Start.Page(); pg <= (t.own.rseq.End - 1).Page(); pg++ {
+			m.unpin(pg)
+		}
+	}
+	t.own.rseq = mem.Range{}
+}
+
+// restart goes on with a call that was interrupted. Its buffers are the same.
+func (t *task) restart(c tracee.Call) {
+	was := t.own.interrupted
+	t.ranges = sysargs.Ranges(t.ranges[:0], was.Nr, was.Args, t.sp.Load)
+	if !t.hold() || !t.run() {
+		return
+	}
+	t.used(was)
+	t.resume(0)
+}
+
+// exit is the end of a thread. By the time that the kernel clears the word for
+// pthread_join(3) it gets no page any more.
+func (t *task) exit(tracee.Call) {
+	if t.own.clear != 0 {
+		// The head of the list of robust futexes stands beside it in all C
+		// libraries.
+		t.ranges = append(t.ranges[:0], sysargs.Range{Range: mem.MakeRange(t.own.clear, 64), Write: true})
+		if !t.hold() {
+			return
+		}
+	}
+	t.resume(0)
+}
+
+// frameSize is more than the kernel puts on a stack for a signal, with all the
+// state that processors have today.
+const frameSize = 16 << 10
+
+// deliver has a signal wait until its handler has a stack: the kernel would kill a
+// program whose stack it finds missing.
+func (p *Provider) deliver(th *tracee.Thread, sig syscall.Signal) syscall.Signal {
+	sp := p.spaces[th.Process().Space()]
+	if sp == nil || sp.managed == nil {
+		return sig
+	}
+	delete(sp.managed.unsure, th.Tid())
+	if !procmem.Catches(th.Tid(), int(sig)) || p.at.Read(th.Tid()) != nil {
+		return sig
+	}
+	t := p.task(th)
+	t.start(func() {
+		t.breakOff()
+		if t.frame() {
+			t.resume(sig)
+		}
+	})
+	return 0
+}
+
+// frame brings in and keeps what the kernel writes of a signal. It reports whether
+// the thread is still there.
+func (t *task) frame() bool {
+	sp := addr(t.at.Registers().SP)
+	const redZone = 128
+	stacks := []mem.Range{{Start: sp - min(sp, redZone+frameSize), End: sp}}
+	if alt := t.own.alt; !alt.Empty() && !alt.Contains(sp) {
+		stacks = append(stacks, mem.Range{Start: max(alt.Start, alt.End-min(alt.End, frameSize)), End: alt.End})
+	}
+	return t.stack(stacks, true)
+}
+
+// stack brings in and keeps the pages of stacks, from their top on, as far as they
+// can be had.
+func (t *task) stack(stacks []mem.Range, write bool) bool {
+	t.ranges = t.ranges[:0]
+	for _, r := range stacks {
+		for a := (r.End - 1).Down(); a >= r.Start.Down(); a -= mem.PageSize {
+			page := mem.MakeRange(a, mem.PageSize)
+			if !t.sp.touches(page) {
+				continue
+			}
+			t.ranges = append(t.ranges, sysargs.Range{Range: page, Write: write})
+			t.pin(t.ranges)
+			if t.lacks(nil) && !t.bring(a, write) {
+				if t.gone {
+					return false
+				}
+				t.ranges = t.ranges[:len(t.ranges)-1]
+			}
+		}
+	}
+	t.pin(t.ranges)
+	return !t.gone
+}
+
+// sigreturn is the end of a signal handler: the kernel reads back what it has
+// written to the stack.
+func (t *task) sigreturn(tracee.Call) {
+	sp := addr(t.at.Registers().SP)
+	if t.stack([]mem.Range{{Start: sp - 8, End: sp + frameSize}}, false) {
+		t.resume(0)
+	}
+}
+
+// vforked takes over what a thread has from the one that made it in the same
+// address space.
+func (p *Provider) vforked(child *tracee.Process) {
+	by := child.By()
+	if p.hooks == nil || by == nil || p.tasks[by] == nil {
+		return
+	}
+	for _, th := range child.Threads() {
+		p.task(th).own.alt = p.tasks[by].own.alt
+	}
+}
+
+// inheritManaged has the memory of a child be managed like its parent's.
+func (c *space) inheritManaged(parent *space, child *tracee.Process) {
+	if parent.managed == nil {
+		return
+	}
+	c.managed = &managed{pins: make(map[mem.Page]int), unsure: make(map[int]struct{})}
+	c.managed.guards = append(c.managed.guards, parent.managed.guards...)
+	by := child.By()
+	if by == nil || c.p.tasks[by] == nil {
+		return
+	}
+	for _, th := range child.Threads() {
+		t := c.p.task(th)
+		t.own.alt, t.own.rseq = c.p.tasks[by].own.alt, c.p.tasks[by].own.rseq
+		c.managed.pinFor(t.own.rseq)
+	}
+}
+
+// pieceSize is the most of a buffer that must be present at once, where a call can
+// be made in pieces: a large one must not push everything else out.
+const pieceSize = 256 << 10
+
+// piece is a read or write that is made in pieces.
+type piece struct {
+	c    tracee.Call
+	done uintptr
+	pc   uintptr // behind the call
+}
+
+// pieces makes a call with a large buffer.
+func (t *task) pieces(c tracee.Call) {
+	if !t.sp.touches(mem.MakeRange(addr(c.Args[1]), uint64(c.Args[2]))) {
+		t.use(c)
+		return
+	}
+	t.own.piece = piece{c: c, pc: t.at.Registers().PC}
+	t.nextPiece(c)
+}
+
+// nextPiece makes the next piece of a call, at whose begin the thread stands.
+func (t *task) nextPiece(c tracee.Call) {
+	p := &t.own.piece
+	write := c.Nr == unix.SYS_READ || c.Nr == unix.SYS_PREAD64 // to memory
+	args := c.Args
+	args[1] += p.done
+	args[2] = min(pieceSize, c.Args[2]-p.done)
+	if c.Nr == unix.SYS_PREAD64 || c.Nr == unix.SYS_PWRITE64 {
+		args[3] += p.done
+	}
+	t.ranges = append(t.ranges[:0], sysargs.Range{Range: mem.MakeRange(addr(args[1]), uint64(args[2])), Write: write})
+	if !t.hold() {
+		return
+	}
+	if inject.Rewrite(t.th.Tid(), c.Nr, args) != nil || !t.run() {
+		return
+	}
+	t.unpin()
+	n := t.call.Ret
+	if t.call.Errno != 0 {
+		n = 0
+	}
+	p.done += n
+	switch {
+	case t.call.Errno != 0 && p.done == 0:
+		t.endPiece(negated(t.call.Errno))
+	case n < args[2], p.done == c.Args[2], write && !t.regular(int(int32(c.Args[0]))):
+		t.endPiece(int64(p.done))
+	default:
+		t.again(c)
+	}
+}
+
+// endPiece ends a call that was made in pieces with ret.
+func (t *task) endPiece(ret int64) {
+	c := t.own.piece.c
+	t.own.piece = piece{}
+	t.restore(c, ret)
+}
+
+// breakOff ends a call that was made in pieces before a signal is handled: what
+// the handler does must not be taken for the next piece.
+func (t *task) breakOff() {
+	p := t.own.piece
+	t.own.piece = piece{}
+	if p.done != 0 && t.at.Registers().PC == p.pc-callLen && inject.Finish(t.th.Tid(), p.done) == nil {
+		_ = t.at.Read(t.th.Tid()) // an error is a death
+	}
+}
+
+// regular reports whether reads of fd come short only at the end of a file: one of
+// anything else must return what there is.
+func (t *task) regular(fd int) bool {
+	var st unix.Stat_t
+	return unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", t.th.Tid(), fd), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+}
