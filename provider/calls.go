@@ -96,8 +96,11 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 	if sp == nil || len(sp.guarded) == 0 {
 		return nil
 	}
+	if slices.Contains(forkCalls, c.Nr) {
+		return (*task).fork
+	}
 	if job := memoryCalls[c.Nr]; job != nil {
-		return job
+		return func(t *task, c tracee.Call) { t.change(func() { job(t, c) }) }
 	}
 	return (*task).use
 }

@@ -5,12 +5,16 @@
 package provider
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/bpf"
 	"github.com/faultline-go/faultline/internal/inject"
 	"github.com/faultline-go/faultline/internal/sysargs"
 	"github.com/faultline-go/faultline/mem"
@@ -159,14 +163,16 @@ func (e *Engine) Child(fd int) (m *Manager, s *tracee.Space, err error) {
 // when its memory comes to be managed. It refuses what writes to memory without
 // anybody waiting for it: which pages that would need is not to be known.
 func earlyFilter() []unix.SockFilter {
-	b := &bpf{}
-	b.load(offArch)
-	b.ifFalse(unix.BPF_JEQ, auditArch, func() { b.ret(allow) })
-	b.traceAll(unix.SYS_RSEQ, unix.SYS_SIGALTSTACK, unix.SYS_SET_TID_ADDRESS)
-	b.calls([]uintptr{unix.SYS_IO_URING_SETUP, unix.SYS_IO_SETUP}, func() {
-		b.ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))
+	p := &program{}
+	p.Load(bpf.OffArch)
+	p.Unless(auditArch, func() { p.Ret(allow) })
+	p.IfCall([]uintptr{unix.SYS_RSEQ, unix.SYS_SIGALTSTACK, unix.SYS_SET_TID_ADDRESS}, p.report)
+	p.IfCall([]uintptr{unix.SYS_IO_URING_SETUP, unix.SYS_IO_SETUP}, func() {
+		p.Ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))
 	})
-	return b.end()
+	// Pages get their permissions from us, without a key.
+	p.IfCall([]uintptr{unix.SYS_PKEY_ALLOC}, func() { p.Ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSPC)) })
+	return p.end()
 }
 
 // allMemory is where a program's mappings may be.
@@ -174,26 +180,27 @@ var allMemory = mem.Range{Start: 2 * slack, End: 1 << 47}
 
 // managedFilter sees all calls that use memory, or change it.
 func managedFilter() []unix.SockFilter {
-	b := &bpf{}
-	b.load(offArch)
-	b.ifFalse(unix.BPF_JEQ, auditArch, func() { b.ret(allow) })
-	b.uses(allMemory)
-	b.only([]uintptr{unix.SYS_MMAP}, func() {
-		b.low(3)
-		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.MAP_FIXED)
-		b.ifTrue(unix.BPF_JEQ, unix.MAP_FIXED, func() { b.ret(trace) })
-		b.low(3)
-		b.emit(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.MAP_TYPE|unix.MAP_ANONYMOUS)
-		b.ifTrue(unix.BPF_JEQ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, func() { b.ret(trace) })
+	p := &program{}
+	p.Load(bpf.OffArch)
+	p.Unless(auditArch, func() { p.Ret(allow) })
+	p.uses(allMemory)
+	p.only([]uintptr{unix.SYS_MMAP}, func() {
+		p.Load(bpf.OffArg(3))
+		p.And(unix.MAP_FIXED)
+		p.If(unix.MAP_FIXED, p.report)
+		p.Load(bpf.OffArg(3))
+		p.And(unix.MAP_TYPE | unix.MAP_ANONYMOUS)
+		p.If(unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, p.report)
 	})
-	for nr := range memoryCalls {
+	p.forks()
+	for _, nr := range slices.Sorted(maps.Keys(memoryCalls)) {
 		if nr != unix.SYS_MMAP {
-			b.traceAll(nr)
+			p.IfCall([]uintptr{nr}, p.report)
 		}
 	}
-	b.traceAll(unix.SYS_EXIT, unix.SYS_RT_SIGRETURN, unix.SYS_RESTART_SYSCALL)
-	b.traceAll(rareCalls...)
-	return b.end()
+	p.IfCall([]uintptr{unix.SYS_EXIT, unix.SYS_RT_SIGRETURN, unix.SYS_RESTART_SYSCALL}, p.report)
+	p.IfCall(rareCalls, p.report)
+	return p.end()
 }
 
 // rareCalls use memory that sysargs does not know.
@@ -242,8 +249,11 @@ func (p *Provider) managedJob(th *tracee.Thread, c tracee.Call) func(*task, trac
 			return (*task).pieces
 		}
 	}
+	if slices.Contains(forkCalls, c.Nr) {
+		return (*task).fork
+	}
 	if job := memoryCalls[c.Nr]; job != nil {
-		return job
+		return func(t *task, c tracee.Call) { t.change(func() { job(t, c) }) }
 	}
 	return (*task).use
 }
@@ -262,7 +272,9 @@ func (t *task) elsewhere(f func()) {
 
 // mapped follows mmap. What is new is registered before the program learns of
 // it.
-func (t *task) mapped(c tracee.Call) {
+func (t *task) mapped(c tracee.Call) { t.change(func() { t.mapNew(c) }) }
+
+func (t *task) mapNew(c tracee.Call) {
 	if !t.run() {
 		return
 	}
@@ -281,7 +293,9 @@ func (t *task) mapped(c tracee.Call) {
 }
 
 // heap follows brk.
-func (t *task) heap(c tracee.Call) {
+func (t *task) heap(tracee.Call) { t.change(t.moveHeap) }
+
+func (t *task) moveHeap() {
 	old := t.sp.heap()
 	if !t.run() {
 		return
@@ -299,7 +313,9 @@ func (t *task) heap(c tracee.Call) {
 
 // guards follows advice that makes memory inaccessible, for which there is no
 // event. Accessing it is a signal that the program gets.
-func (t *task) guards(c tracee.Call) {
+func (t *task) guards(c tracee.Call) { t.change(func() { t.setGuards(c) }) }
+
+func (t *task) setGuards(c tracee.Call) {
 	r, ok := pages(c.Args[0], c.Args[1])
 	if !ok || !t.sp.touches(r) {
 		t.resume(0)
@@ -312,7 +328,7 @@ func (t *task) guards(c tracee.Call) {
 	if t.call.Errno == 0 {
 		t.unfence(r)
 		if install {
-			t.sp.managed.guards = append(t.sp.managed.guards, r)
+			t.sp.fence(r)
 		}
 		// The mirror is told by nobody else; that the pages are absent is no
 		// event to the program's manager, which is ours.
@@ -321,6 +337,13 @@ func (t *task) guards(c tracee.Call) {
 		t.elsewhere(func() { t.p.hooks.Dropped(t.sp.ts, r) })
 	}
 	t.resume(0)
+}
+
+// fence notes that r is guarded. The list is in order.
+func (sp *space) fence(r mem.Range) {
+	m := sp.managed
+	m.guards = append(m.guards, r)
+	slices.SortFunc(m.guards, func(a, b mem.Range) int { return cmp.Compare(a.Start, b.Start) })
 }
 
 // unfence forgets guards in r.

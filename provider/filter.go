@@ -206,7 +206,18 @@ func windowFilter(r mem.Range, buffers bool) []unix.SockFilter {
 		p.If(unix.MAP_FIXED, func() { p.within(0, 1, r, p.report) })
 	})
 	p.only([]uintptr{unix.SYS_BRK}, func() { p.within(0, -1, r, p.report) })
+	p.forks()
 	return p.end()
+}
+
+// forks sees the calls that copy the address space.
+func (p *program) forks() {
+	p.only([]uintptr{unix.SYS_CLONE}, func() {
+		p.Load(bpf.OffArg(0))
+		p.And(unix.CLONE_VM)
+		p.Unless(unix.CLONE_VM, p.report)
+	})
+	p.IfCall(forkCalls, p.report)
 }
 
 // uses sees the calls whose buffers may lie in r. Calls with pointers in the
@@ -227,7 +238,7 @@ func (p *program) uses(r mem.Range) {
 		for i := range args {
 			args[i].Size = 0 // the slack has room for it
 		}
-		if len(args) == 0 || ownCalls[nr] {
+		if len(args) == 0 || ownCalls[nr] || slices.Contains(forkCalls, nr) {
 			continue
 		}
 		i := slices.IndexFunc(groups, func(g *group) bool { return slices.Equal(g.args, args) })

@@ -18,6 +18,9 @@ type openCall struct {
 	flags int
 }
 
+// sysVfork is vfork(2).
+const sysVfork = unix.SYS_VFORK
+
 // sysPoll is poll(2).
 const sysPoll = unix.SYS_POLL
 
@@ -26,4 +29,5 @@ var (
 	pollCalls = []uintptr{unix.SYS_POLL, unix.SYS_PPOLL, unix.SYS_SELECT, unix.SYS_PSELECT6}
 	readlinks = []uintptr{unix.SYS_READLINK}
 	dup2      = []uintptr{unix.SYS_DUP2}
+	forkCalls = []uintptr{unix.SYS_CLONE, unix.SYS_CLONE3, unix.SYS_FORK}
 )

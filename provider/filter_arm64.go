@@ -18,6 +18,9 @@ type openCall struct {
 	flags int
 }
 
+// sysVfork is a call that there is not.
+const sysVfork = ^uintptr(0)
+
 // sysPoll is a call that there is not.
 const sysPoll = ^uintptr(0)
 
@@ -26,4 +29,5 @@ var (
 	pollCalls = []uintptr{unix.SYS_PPOLL, unix.SYS_PSELECT6}
 	readlinks []uintptr
 	dup2      []uintptr
+	forkCalls = []uintptr{unix.SYS_CLONE, unix.SYS_CLONE3}
 )

@@ -5,6 +5,7 @@
 package provider
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -13,9 +14,99 @@ import (
 	"github.com/faultline-go/faultline/vkernel"
 )
 
-// forked makes the mirror of a child. The child's memory has the permissions
-// that its parent's had: they stay where its faults are to be told, and are
-// given back where they are not. The thread that has called fork goes on when
+// The kernel copies an address space in one step. Our own copy is made a moment
+// later, when the tracer is told, and must be of the same pages with the same
+// permissions: so nothing of the space is changed from before the call is made
+// until the copy is there. Who wants to change it waits, as for the kernel's lock.
+type gate struct {
+	forks   int // calls under way that copy the space
+	changes int // calls under way that the threads make themselves, and that change it
+	waiting []*task
+}
+
+// open lets those go on who wait.
+func (g *gate) open() {
+	for _, t := range g.waiting {
+		t.wake()
+	}
+	g.waiting = g.waiting[:0]
+}
+
+// await waits until closed no longer holds. It reports whether the thread is still
+// there.
+func (t *task) await(closed func(*gate) bool) bool {
+	for g := &t.sp.gate; !t.gone && closed(g); {
+		g.waiting = append(g.waiting, t)
+		t.as(waitGate, t.park)
+	}
+	return !t.gone
+}
+
+func copying(g *gate) bool { return g.forks > 0 }
+
+// change has f done, in which the thread itself changes the space. When it comes to
+// wait for an event to be read, that is done.
+func (t *task) change(f func()) {
+	t.changing = true
+	t.sp.gate.changes++
+	f()
+	t.endChange()
+}
+
+func (t *task) endChange() {
+	if t.changing {
+		t.changing = false
+		t.sp.gate.changes--
+		t.sp.gate.open()
+	}
+}
+
+// fork lets a thread make a copy of its address space, or start another thread.
+func (t *task) fork(c tracee.Call) {
+	if t.sharesMemory(c) {
+		t.resume(0)
+		return
+	}
+	if !t.await(func(g *gate) bool { return g.forks > 0 || g.changes > 0 }) {
+		return
+	}
+	g := &t.sp.gate
+	g.forks++
+	done := func() {
+		g.forks--
+		g.open()
+	}
+	t.forking = true
+	alive := t.run()
+	t.forking = false
+	child := t.child
+	t.child = nil
+	if !alive || child == nil {
+		done()
+		t.resume(0)
+		return
+	}
+	t.copySpace(child, done)
+}
+
+// sharesMemory reports whether what a call makes shares the memory of who calls.
+func (t *task) sharesMemory(c tracee.Call) bool {
+	flags := uint64(c.Args[0])
+	switch c.Nr {
+	case unix.SYS_CLONE:
+	case unix.SYS_CLONE3:
+		var b [8]byte
+		if t.sp.Load(addr(c.Args[0]), b[:]) < len(b) {
+			return true // it fails
+		}
+		flags = binary.LittleEndian.Uint64(b[:])
+	default:
+		return c.Nr == sysVfork
+	}
+	return flags&unix.CLONE_VM != 0
+}
+
+// forked makes the mirror of a child. The thread that has called fork goes on when
 // the event was read.
 func (sp *space) forked(child *tracee.Process) {
 	by := child.By()
@@ -23,15 +114,28 @@ func (sp *space) forked(child *tracee.Process) {
 		return
 	}
 	t := sp.p.task(by)
-	if t.job != nil {
-		return // it dies
+	switch {
+	case t.forking:
+		by.Keep()
+		t.child = child
+		t.next()
+		t.p.settle()
+	case t.job == nil:
+		t.start(func() { t.copySpace(child, func() {}) }) // none of its memory is registered
 	}
-	t.start(func() {
-		t.as(waitCall, func() {
-			t.v.ForkWith(func(v *vkernel.Process) { sp.inherit(child, v) })
+}
+
+// copySpace makes the mirror, and calls made when it is there. The child's memory has
+// the permissions that its parent's had: they stay where its faults are to be told,
+// and are given back where they are not.
+func (t *task) copySpace(child *tracee.Process, made func()) {
+	t.as(waitCall, func() {
+		t.v.ForkWith(func(v *vkernel.Process) {
+			t.sp.inherit(child, v)
+			made()
 		})
-		t.resume(0)
 	})
+	t.resume(0)
 }
 
 // inherit makes the space of a child that was just made and is stopped.

@@ -77,6 +77,9 @@ func (m *Manager) Pending() bool { return m.d.Pending() }
 // one.
 func (m *Manager) Copy(dst mem.Addr, src []byte, mode uapi.CopyMode) (done int, errno syscall.Errno) {
 	return m.on(func() (int, syscall.Errno) {
+		if m.sp.gate.forks > 0 {
+			return 0, unix.EAGAIN
+		}
 		done := 0
 		var errno syscall.Errno
 		for done < len(src) && errno == 0 {
@@ -115,22 +118,35 @@ func (m *Manager) Wake(r mem.Range) syscall.Errno {
 // Poison is pager.Descriptor's.
 func (m *Manager) Poison(r mem.Range, mode uapi.PoisonMode) (done int, errno syscall.Errno) {
 	return m.on(func() (int, syscall.Errno) {
+		if m.sp.gate.forks > 0 {
+			return 0, unix.EAGAIN
+		}
 		done, errno := m.d.Poison(r, mode)
 		m.sp.apply(r)
 		return done, errno
 	})
 }
 
-// Register makes faults of r come here that find no page.
+// Register makes faults of r come here that find no page. While the space is being
+// copied it waits.
 func (m *Manager) Register(r mem.Range) syscall.Errno {
-	_, errno := m.on(func() (int, syscall.Errno) {
-		m.sp.reflect(r)
-		errno := m.d.Register(r, uapi.UFFDIO_REGISTER_MODE_MISSING)
-		m.sp.follow()
-		m.sp.apply(r)
-		return 0, errno
-	})
-	return errno
+	for {
+		busy := false
+		_, errno := m.on(func() (int, syscall.Errno) {
+			if busy = m.sp.gate.forks > 0; busy {
+				return 0, 0
+			}
+			m.sp.reflect(r)
+			errno := m.d.Register(r, uapi.UFFDIO_REGISTER_MODE_MISSING)
+			m.sp.follow()
+			m.sp.apply(r)
+			return 0, errno
+		})
+		if !busy {
+			return errno
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
 }
 
 // Mapping returns the registered memory around a.
@@ -195,7 +211,7 @@ func (m *Manager) Take(runs []Taken) error {
 }
 
 func (sp *space) take(d *vkernel.Descriptor, runs []Taken) error {
-	if d.Changing() {
+	if d.Changing() || sp.gate.forks > 0 {
 		return nil // what is queued may concern them
 	}
 	if !sp.sure() {

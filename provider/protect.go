@@ -151,6 +151,22 @@ func (sp *space) apply(r mem.Range) {
 
 // want adds what makes part have prot.
 func (sp *space) want(part mem.Range, prot int) {
+	if sp.managed != nil && len(sp.managed.guards) != 0 {
+		// What guards keep closed is open otherwise: the signal is the kernel's.
+		all := []mem.Range{part}
+		for _, r := range subtract(all, subtract(all, sp.managed.guards)) {
+			sp.permit(r, sp.v.Permissions(r.Start))
+		}
+		for _, r := range subtract(all, sp.managed.guards) {
+			sp.permit(r, prot)
+		}
+		return
+	}
+	sp.permit(part, prot)
+}
+
+// permit adds what makes part have prot.
+func (sp *space) permit(part mem.Range, prot int) {
 	sp.prot.differ(part, prot, func(run mem.Range) {
 		sp.ops = append(sp.ops, inject.Op{NR: unix.SYS_MPROTECT,
 			Args: [6]uintptr{uintptr(run.Start), uintptr(run.Len()), uintptr(prot)}})

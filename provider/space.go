@@ -48,6 +48,8 @@ type space struct {
 	aliases []alias
 	moved   []mem.Range // from where a request has moved pages
 
+	gate gate
+
 	managed *managed // nil where the program manages its memory itself
 }
 

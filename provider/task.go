@@ -63,6 +63,10 @@ type task struct {
 	}
 	ranges []sysargs.Range // of a call; for use
 
+	changing bool            // see change
+	forking  bool            // it makes a call that copies its space
+	child    *tracee.Process // that was made by it
+
 	own upkeep // of a thread whose memory we manage
 }
 
@@ -75,6 +79,7 @@ const (
 	waitCall                   // something that only a death ends
 	waitRead                   // a message
 	waitNative                 // the end of a call that the thread makes
+	waitGate                   // another thread's fork
 )
 
 func (p *Provider) newTask(th *tracee.Thread, sp *space) *task {
@@ -104,7 +109,11 @@ func (t *task) start(job func()) {
 	t.unpin()
 	t.at = t.p.at
 	t.atExit = false
-	t.job = job
+	t.job = func() {
+		if t.await(copying) {
+			job()
+		}
+	}
 	t.v.ClearSignals() // the thread has been on its way since
 	t.p.pace.stopped(t)
 	t.next()
@@ -121,6 +130,7 @@ func (t *task) as(kind waitKind, f func()) {
 // park suspends the job until wake.
 func (t *task) park() {
 	t.since, t.waited = time.Now(), true
+	t.endChange()
 	t.p.parked.Add(1)
 	t.yield(struct{}{})
 	t.p.parked.Add(-1)
@@ -137,7 +147,7 @@ func (t *task) end() {
 	t.unpin()
 	delete(t.p.tasks, t.th)
 	t.v.End()
-	if t.wait == waitNative && t.job != nil {
+	if (t.wait == waitNative || t.wait == waitGate) && t.job != nil {
 		t.next()
 	}
 	t.p.settle()

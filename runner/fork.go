@@ -175,8 +175,13 @@ func (e *engagement) belongs(c *birth, pid int) bool {
 // announced, and begins to serve it.
 func (r *Run) fork(parent, child *tracee.Process) {
 	e := r.engagementOf(parent.Space())
-	if e == nil || e.user != nil {
-		return // it has no descriptor, and had none when it forked, or it is known whose its event's is
+	if e == nil {
+		return // it has no descriptor, and had none when it forked
+	}
+	if e.user != nil {
+		// Nobody else may engage it until the event is read.
+		r.claimSpace(r.newEngagement(child.Space()))
+		return
 	}
 	ce := r.newEngagement(child.Space())
 	r.claimSpace(ce)

@@ -105,8 +105,8 @@ func (e *engagement) managedChild(raw int, child *pager.Child) {
 		}
 		return
 	}
-	ce := e.r.newEngagement(sp)
-	if !e.r.claimSpace(ce) {
+	ce := e.r.claimed(sp)
+	if ce == nil {
 		child.Discard() // it has ended
 		m.Close()
 		return
@@ -114,6 +114,16 @@ func (e *engagement) managedChild(raw int, child *pager.Child) {
 	ce.setManager(m)
 	ce.start(child.Start(m, ce.config()))
 	time.AfterFunc(grace, ce.settle)
+}
+
+// claimed returns the engagement that a space has, live or not.
+func (r *Run) claimed(sp *tracee.Space) *engagement {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.spaces[sp]; s != nil {
+		return s.engagement
+	}
+	return nil
 }
 
 // mapped registers new memory.

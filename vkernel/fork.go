@@ -89,8 +89,10 @@ func (c *cloner) vma(v *vma) {
 	}
 	c.to.link(&n)
 	// Memory whose pages its object has is faulted in by the child, unless
-	// the page table knows more.
-	if v.line == nil && !n.is(vmWP) {
+	// the page table knows more. A mirror does not know which VMAs have pages of
+	// their own, but anonymous memory has no others.
+	mirrored := c.from.out != nil && v.obj == nil
+	if v.line == nil && !n.is(vmWP) && !mirrored {
 		return
 	}
 	if v.hugetlb() {

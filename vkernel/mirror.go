@@ -395,6 +395,17 @@ func (p *Process) Watches(a mem.Addr) bool {
 	return v != nil && v.start <= a && v.uffd != nil
 }
 
+// Permissions returns what the VMA at a allows.
+func (p *Process) Permissions(a mem.Addr) int {
+	as := p.as.Load()
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	if v := as.vmas.find(a); v != nil && v.start <= a {
+		return int(v.flags & vmAccess)
+	}
+	return ProtNone
+}
+
 // Protection calls fn for the parts of r that the mirror has a VMA for, in
 // order, with the permissions that the process may have there, so that it
 // faults where it must: all that the VMA has where nobody has registered it.
