@@ -76,12 +76,15 @@ func (t *task) fault(si inject.Signal) {
 	}
 }
 
-// writes reports whether the access that faulted was a write.
+// writes reports whether the access that faulted was a write. A page that can be
+// read now need not have been there when the thread faulted: so that alone tells
+// nothing, but that it faults there again and again does.
 func (t *task) writes(a mem.Addr) bool {
-	if t.sp.prot.at(a)&unix.PROT_READ != 0 {
-		return true // it could have read
+	if t.decode(a) {
+		return true
 	}
-	return t.decode(a)
+	again := t.seen > 2 && a == t.seenAt && mem.Addr(t.at.Registers().PC) == t.seenPC
+	return again && t.sp.prot.at(a)&unix.PROT_READ != 0
 }
 
 // mostFaults is how often a thread may fault at one place in a row without that
