@@ -167,6 +167,11 @@ func earlyFilter() []unix.SockFilter {
 	p.Load(bpf.OffArch)
 	p.Unless(auditArch, func() { p.Ret(allow) })
 	p.IfCall([]uintptr{unix.SYS_RSEQ, unix.SYS_SIGALTSTACK, unix.SYS_SET_TID_ADDRESS}, p.report)
+	p.IfCall([]uintptr{unix.SYS_MMAP}, func() {
+		p.Load(bpf.OffArg(3))
+		p.And(unix.MAP_GROWSDOWN)
+		p.If(unix.MAP_GROWSDOWN, p.report)
+	})
 	p.IfCall([]uintptr{unix.SYS_IO_URING_SETUP, unix.SYS_IO_SETUP}, func() {
 		p.Ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))
 	})
@@ -213,7 +218,7 @@ var rareCalls = []uintptr{
 
 // noted are the calls after which something is remembered of the thread.
 var noted = map[uintptr]bool{
-	unix.SYS_RSEQ: true, unix.SYS_SIGALTSTACK: true, unix.SYS_SET_TID_ADDRESS: true, unix.SYS_RT_SIGACTION: true,
+	unix.SYS_MMAP: true, unix.SYS_RSEQ: true, unix.SYS_SIGALTSTACK: true, unix.SYS_SET_TID_ADDRESS: true, unix.SYS_RT_SIGACTION: true,
 }
 
 // managedJob is jobFor for a tree whose memory we manage.
@@ -282,6 +287,7 @@ func (t *task) mapNew(c tracee.Call) {
 		r := mem.Range{Start: addr(t.call.Ret), End: addr(t.call.Ret+c.Args[1]) + mem.PageSize - 1}
 		r.End = r.End.Down()
 		t.unfence(r)
+		t.growsDown(c)
 		if c.Args[3]&unix.MAP_FIXED != 0 && t.sp.touches(r) {
 			t.unmapped(r)
 		}
@@ -290,6 +296,13 @@ func (t *task) mapNew(c tracee.Call) {
 		}
 	}
 	t.resume(0)
+}
+
+// growsDown takes note of memory that grows when it is touched below.
+func (t *task) growsDown(c tracee.Call) {
+	if c.Args[3]&unix.MAP_GROWSDOWN != 0 {
+		t.sp.growing = append(t.sp.growing, addr(t.call.Ret+c.Args[1]).Up())
+	}
 }
 
 // heap follows brk.

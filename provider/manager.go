@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -128,13 +129,17 @@ func (m *Manager) Poison(r mem.Range, mode uapi.PoisonMode) (done int, errno sys
 }
 
 // Register makes faults of r come here that find no page. While the space is being
-// copied it waits.
+// copied it waits. EPERM is memory that grows by being touched (MAP_GROWSDOWN),
+// which the kernel must do.
 func (m *Manager) Register(r mem.Range) syscall.Errno {
 	for {
 		busy := false
 		_, errno := m.on(func() (int, syscall.Errno) {
 			if busy = m.sp.gate.forks > 0; busy {
 				return 0, 0
+			}
+			if slices.Contains(m.sp.growing, r.End) {
+				return 0, unix.EPERM
 			}
 			m.sp.reflect(r)
 			errno := m.d.Register(r, uapi.UFFDIO_REGISTER_MODE_MISSING)
@@ -282,9 +287,26 @@ func (sp *space) take(d *vkernel.Descriptor, runs []Taken) error {
 	if err := sp.agent.Run(drop); err != nil {
 		return err
 	}
-	for i := range drop {
-		if err := drop[i].Err(); err != nil {
-			return fmt.Errorf("drop pages at %#x of pid %d: %w", drop[i].Args[0], sp.ts.Pid(), err)
+	k = 0
+	for i := range runs {
+		r := &runs[i]
+		if r.Pages == 0 {
+			continue
+		}
+		err := drop[k].Err()
+		k++
+		if err == nil {
+			continue
+		}
+		// Locked memory keeps its pages.
+		part := mem.MakeRange(r.From, uint64(r.Pages)*mem.PageSize)
+		for a := part.Start; a < part.End; a += mem.PageSize {
+			sp.v.Restore(a)
+		}
+		sp.apply(part)
+		r.Pages, r.Errno = 0, unix.EBUSY
+		if errno := syscall.Errno(0); !errors.As(err, &errno) || errno != unix.EINVAL {
+			return fmt.Errorf("drop %v of pid %d: %w", part, sp.ts.Pid(), err)
 		}
 	}
 	return nil

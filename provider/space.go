@@ -50,7 +50,8 @@ type space struct {
 
 	gate gate
 
-	managed *managed // nil where the program manages its memory itself
+	growing []mem.Addr // ends of memory that grows downwards, if we manage
+	managed *managed   // nil where the program manages its memory itself
 }
 
 // alias is a second mapping of shared memory, ours, by which pages get their

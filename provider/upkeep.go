@@ -257,6 +257,8 @@ func (t *task) used(c tracee.Call) {
 				m.pinFor(t.own.rseq)
 			}
 		}
+	case unix.SYS_MMAP:
+		t.growsDown(c)
 	case unix.SYS_SET_TID_ADDRESS:
 		t.own.clear = addr(c.Args[0])
 	case unix.SYS_RT_SIGACTION:
@@ -389,6 +391,7 @@ func (c *space) inheritManaged(parent *space, child *tracee.Process) {
 		return
 	}
 	c.managed = &managed{pins: make(map[mem.Page]int), unsure: make(map[int]struct{})}
+	c.growing = append(c.growing, parent.growing...)
 	c.managed.guards = append(c.managed.guards, parent.managed.guards...)
 	by := child.By()
 	if by == nil || c.p.tasks[by] == nil {
