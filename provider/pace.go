@@ -36,6 +36,9 @@ type pace struct {
 	// comes any more, or when others want the processor.
 	active atomic.Bool
 	delay  atomic.Uint64 // that our thread has waited for a processor, as last seen
+	// until is when it may be bound again, on the clock of at. Where others want
+	// the processors too, the idle class would have it wait for them each time.
+	until atomic.Int64
 }
 
 const (
@@ -46,6 +49,8 @@ const (
 	// lookEvery is how many stops of a thread there are between looks at where
 	// it runs.
 	lookEvery = 16
+	// abstain is how long our thread is left alone when it has starved.
+	abstain = time.Second
 	// quiet ends it.
 	quiet = 20 * time.Millisecond
 	// starved is how long our thread may wait for a processor between two
@@ -58,6 +63,9 @@ var began = time.Now()
 
 // stopped notes that t has stopped, for something to be decided.
 func (pc *pace) stopped(t *task) {
+	if t.p.hooks != nil {
+		return
+	}
 	now := int64(time.Since(began))
 	if now-pc.at.Swap(now) < int64(quick) {
 		pc.streak++
@@ -65,7 +73,7 @@ func (pc *pace) stopped(t *task) {
 		pc.streak = 0
 	}
 	if !pc.active.Load() {
-		if pc.streak < enough {
+		if pc.streak < enough || now < pc.until.Load() {
 			return
 		}
 		pc.enter(t)
@@ -131,6 +139,7 @@ func (p *Provider) watch() {
 	hungry := delay-pc.delay.Swap(delay) > starved
 	if hungry {
 		pc.th.Normal()
+		pc.until.Store(int64(time.Since(began) + abstain))
 	}
 	if hungry || int64(time.Since(began))-pc.at.Load() > int64(quiet) {
 		p.tracer.Do(p.leave)

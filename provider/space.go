@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/place"
 	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
@@ -105,6 +106,10 @@ func (sp *space) plant(s *inject.Session) error {
 		return err
 	}
 	sp.agent = a
+	if sp.p.hooks != nil {
+		// Whoever is served waits for it, and so do we.
+		place.UrgentThread(a.Tid())
+	}
 	sp.p.tracer.Adopt(a.Tid(), func(tracee.Status) { a.Exited() })
 	return nil
 }

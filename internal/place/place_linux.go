@@ -226,10 +226,15 @@ func Yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 // the time.
 func Urgent() (restore func()) {
 	tid := unix.Gettid()
+	UrgentThread(tid)
+	return func() { _ = setPolicy(tid, unix.SCHED_NORMAL) }
+}
+
+// UrgentThread is Urgent for good, for any thread.
+func UrgentThread(tid int) {
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}
 	if unix.SchedSetAttr(tid, &attr, 0) != nil {
 		attr = unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: -20}
 		_ = unix.SchedSetAttr(tid, &attr, 0) // not permitted either: it has to do without
 	}
-	return func() { _ = setPolicy(tid, unix.SCHED_NORMAL) }
 }

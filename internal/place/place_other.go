@@ -40,5 +40,8 @@ func Yield() {}
 // Urgent does nothing.
 func Urgent() (restore func()) { return func() {} }
 
+// UrgentThread does nothing.
+func UrgentThread(int) {}
+
 // Quiet does nothing.
 func Quiet() {}
