@@ -6,6 +6,7 @@ package runner_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"github.com/faultline-go/faultline/internal/doctor"
+	"github.com/faultline-go/faultline/internal/sandbox"
 	"github.com/faultline-go/faultline/internal/size"
 	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/workload/measure"
@@ -38,6 +40,7 @@ const (
 var buildDir string // removed by TestMain
 
 func TestMain(m *testing.M) {
+	sandbox.Main()
 	dir, err := os.MkdirTemp("", "faultline-runner-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -110,6 +113,8 @@ type program struct {
 	stderr bool
 	// group starts it in a process group of its own.
 	group bool
+	// engine is who tells of faults, the kernel if empty.
+	engine string
 }
 
 // outcome is what came of a run.
@@ -149,7 +154,8 @@ func same(t *testing.T, p program) []*outcome {
 	}
 	all := []*outcome{alone}
 	for _, store := range p.stores {
-		args := []string{bin, "run", "--limit", fmt.Sprint(p.limit), "--store", store, "--json", "--stats", "--"}
+		args := []string{bin, "run", "--limit", fmt.Sprint(p.limit), "--store", store,
+			"--engine", cmp.Or(p.engine, "kernel"), "--json", "--stats", "--"}
 		o := p.run(t, append(args, p.args...))
 		o.split(t)
 		p.compare(t, store, alone, o)

@@ -17,6 +17,6 @@ import (
 func TestJoinOfThreadWhoseStackWasOutside(t *testing.T) {
 	same(t, program{
 		args:  []string{workload.Build(t, "join"), "40", "64"},
-		limit: 4 * mib, stores: []string{"mem:"}, bounded: true, stderr: true,
+		limit: 4 * mib, stores: []string{"mem:"}, stderr: true,
 	})
 }

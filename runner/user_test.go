@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package runner_test
+
+import (
+	"bytes"
+	"context"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/sandbox"
+	"github.com/faultline-go/faultline/internal/workload"
+)
+
+// user runs a program with the engine in software.
+func user(t *testing.T, limit uint64, args ...string) {
+	t.Helper()
+	same(t, program{args: args, limit: limit, stores: []string{"mem:"}, stderr: true, engine: "user"})
+}
+
+// TestUserTouch fills, reads and rewrites memory in several orders.
+func TestUserTouch(t *testing.T) {
+	user(t, 4*mib, workload.Build(t, "touch"), "16", "2", "7")
+}
+
+// TestUserMapper changes mappings under pressure: moved, guarded, locked, growing,
+// with other permissions, unmapped in part.
+func TestUserMapper(t *testing.T) {
+	user(t, 6*mib, workload.Build(t, "mapper"), "12", "7")
+}
+
+// TestUserProcs forks while pages are outside. A page that was brought in or taken
+// out between the kernel's copy of a space and ours read as zeros in the child, or
+// as what the parent had written since.
+func TestUserProcs(t *testing.T) {
+	same(t, program{
+		args: []string{workload.Build(t, "procs"), "12", "7"}, env: []string{"PROCS_CHILDREN=10"},
+		limit: 6 * mib, stores: []string{"mem:"}, stderr: true, engine: "user",
+	})
+}
+
+// TestUserGo has goroutines, signals by which the runtime interrupts them, stacks
+// for handlers, and a collector.
+func TestUserGo(t *testing.T) {
+	user(t, 6*mib, workload.Build(t, "gomem"), "16", "7", "2")
+}
+
+// TestUserPins has the kernel use pages that are about to leave.
+func TestUserPins(t *testing.T) {
+	user(t, 6*mib, workload.Build(t, "pins"), t.TempDir(), "12", "7", "direct-io", "vmsplice", "vmsplice-gift", "vmsplice-read")
+}
+
+// TestUserJoin is TestJoinOfThreadWhoseStackWasOutside.
+func TestUserJoin(t *testing.T) {
+	user(t, 2*mib, workload.Build(t, "join"), "10", "16")
+}
+
+// TestUserPython has files, threads and children.
+func TestUserPython(t *testing.T) {
+	user(t, 12*mib, tool(t, "python3"), "-c", `
+import hashlib, os, subprocess, sys, threading
+d = [bytes([i % 251]) * 5000 for i in range(5000)]
+def check(k):
+    for i in range(k, len(d), 4):
+        assert d[i] == bytes([i % 251]) * 5000
+threads = [threading.Thread(target=check, args=(k,)) for k in range(4)]
+for t in threads: t.start()
+for t in threads: t.join()
+r, w = os.pipe()
+def send():
+    with os.fdopen(w, "wb") as f: f.write(b"".join(d))
+t = threading.Thread(target=send); t.start()
+with os.fdopen(r, "rb") as f: got = f.read()
+t.join()
+print(hashlib.md5(got).hexdigest(), len(got))
+print(subprocess.run(["/bin/echo", "hello"], capture_output=True).stdout)
+check(0)
+`)
+}
+
+// TestUserByItself takes the engine in software where the kernel's call is refused,
+// and says so once.
+func TestUserByItself(t *testing.T) {
+	bin, program := command(t), workload.Build(t, "touch")
+	alone, err := exec.CommandContext(t.Context(), program, "8", "1", "7").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := sandbox.Options{Refuse: []sandbox.Refusal{{Call: unix.SYS_USERFAULTFD, Errno: unix.ENOSYS}}}
+	for name, o := range map[string]sandbox.Options{"no such call": refused, "container": {Container: true}} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			cmd, err := sandbox.Command(ctx, o, bin, "run", "--limit", "4MiB", "--store", "mem:", "--", program, "8", "1", "7")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out, told bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &told
+			if err := cmd.Run(); err != nil {
+				t.Fatalf("%v\n%s", err, told.String())
+			}
+			if n := strings.Count(told.String(), "--engine user"); n != 1 || !bytes.Equal(out.Bytes(), alone) {
+				t.Errorf("told %d times, output %q, alone %q; stderr:\n%s", n, out.String(), alone, told.String())
+			}
+		})
+	}
+}
