@@ -265,14 +265,19 @@ func (p *Provider) managedJob(th *tracee.Thread, c tracee.Call) func(*task, trac
 
 // elsewhere runs f on another goroutine, while the thread waits.
 func (t *task) elsewhere(f func()) {
+	done := false
 	go func() {
 		f()
 		t.p.tracer.Do(func() {
-			t.wake()
-			t.p.settle()
+			if done = true; !t.gone {
+				t.wake()
+				t.p.settle()
+			}
 		})
 	}()
-	t.as(waitCall, t.park)
+	for !done && !t.gone {
+		t.as(waitElsewhere, t.park)
+	}
 }
 
 // mapped follows mmap. What is new is registered before the program learns of

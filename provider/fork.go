@@ -29,7 +29,7 @@ func (g *gate) open() {
 	for _, t := range g.waiting {
 		t.wake()
 	}
-	g.waiting = g.waiting[:0]
+	g.waiting = nil
 }
 
 // await waits until closed no longer holds. It reports whether the thread is still
@@ -37,7 +37,8 @@ func (g *gate) open() {
 func (t *task) await(closed func(*gate) bool) bool {
 	for g := &t.sp.gate; !t.gone && closed(g); {
 		g.waiting = append(g.waiting, t)
-		t.as(waitGate, t.park)
+		t.as(waitElsewhere, t.park)
+		g.waiting = slices.DeleteFunc(g.waiting, func(o *task) bool { return o == t })
 	}
 	return !t.gone
 }

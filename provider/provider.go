@@ -211,6 +211,8 @@ const (
 	// patience is how long a thread waits in its stop before it is looked
 	// after.
 	patience = 4 * time.Millisecond
+	// mostBlind is how long a signal to a thread that waits may go unseen.
+	mostBlind = 100 * time.Millisecond
 )
 
 // tick has those who wait for long looked after.
@@ -236,9 +238,11 @@ func (p *Provider) tick() {
 func (p *Provider) look() {
 	now := time.Now()
 	for _, t := range p.tasks {
-		if t.since.IsZero() || now.Sub(t.since) < patience {
+		// The longer it has waited, the more seldom: hundreds may wait.
+		if t.since.IsZero() || now.Sub(t.since) < patience || now.Sub(t.looked) < min(now.Sub(t.since)/2, mostBlind) {
 			continue
 		}
+		t.looked = now
 		switch {
 		case t.wait == waitRead && !t.native:
 			t.native = true

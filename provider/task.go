@@ -35,6 +35,7 @@ type task struct {
 
 	wait   waitKind
 	since  time.Time // of the wait
+	looked time.Time // when it was looked last what has come meanwhile
 	waited bool      // the job has parked
 	// native says that the read which waits is to wait in the kernel.
 	native bool
@@ -74,12 +75,12 @@ type task struct {
 type waitKind uint8
 
 const (
-	runs       waitKind = iota // nothing
-	waitPage                   // a page, in user mode
-	waitCall                   // something that only a death ends
-	waitRead                   // a message
-	waitNative                 // the end of a call that the thread makes
-	waitGate                   // another thread's fork
+	runs          waitKind = iota // nothing
+	waitPage                      // a page, in user mode
+	waitCall                      // something that only a death ends
+	waitRead                      // a message
+	waitNative                    // the end of a call that the thread makes
+	waitElsewhere                 // another thread's fork, or something that another goroutine does
 )
 
 func (p *Provider) newTask(th *tracee.Thread, sp *space) *task {
@@ -147,7 +148,7 @@ func (t *task) end() {
 	t.unpin()
 	delete(t.p.tasks, t.th)
 	t.v.End()
-	if (t.wait == waitNative || t.wait == waitGate) && t.job != nil {
+	if (t.wait == waitNative || t.wait == waitElsewhere) && t.job != nil {
 		t.next()
 	}
 	t.p.settle()
