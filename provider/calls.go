@@ -40,6 +40,10 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 			p.filters[pr].forget(int(int32(c.Args[1])))
 		}
 		return (*task).receive
+	case unix.SYS_LSEEK:
+		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil && !f.device {
+			return (*task).lseek
+		}
 	case unix.SYS_FCNTL:
 		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil {
 			return func(t *task, c tracee.Call) { t.fcntl(f, c) }

@@ -42,6 +42,10 @@ type Outside interface {
 	// mapped there.
 	Cached(r mem.Range, there func(a mem.Addr))
 
+	// Blank reports whether the page of the object that is mapped at a, if the
+	// process has none of its own there, has nothing but zeros.
+	Blank(a mem.Addr) bool
+
 	// Install gives descriptor fd of the mirror a number in the process.
 	Install(fd int) (int, syscall.Errno)
 }
@@ -271,6 +275,12 @@ func (as *space) learnObject(v *vma, r mem.Range) {
 	defer o.mu.Unlock()
 	as.out.Cached(r, func(a mem.Addr) {
 		n := v.offset(a) >> mem.PageShift
+		if _, phantom := o.phantoms[n]; phantom {
+			if as.out.Blank(a) {
+				return
+			}
+			delete(o.phantoms, n)
+		}
 		if _, ok := o.lookupLocked(n); !ok {
 			o.storeLocked(n, o.k.mem.alloc())
 		}
