@@ -58,6 +58,7 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 		return nil
 	case unix.SYS_EPOLL_CTL:
 		if f := p.identify(pr, int(int32(c.Args[2]))); f != nil {
+			f.edged = true
 			f.waited()
 			p.settle()
 		}
@@ -109,8 +110,12 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 // ioctl makes a request of a descriptor.
 func (t *task) ioctl(f *file, c tracee.Call) {
 	req, arg := uint32(c.Args[1]), addr(c.Args[2])
-	if req == fionbio {
+	switch req {
+	case fionbio:
 		t.setNonblock(f, c)
+		return
+	case fioclex, fionclex:
+		t.resume(0)
 		return
 	}
 	if f.device {

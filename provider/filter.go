@@ -160,9 +160,9 @@ func numberFilter(fd int, general bool) []unix.SockFilter {
 		}
 	})
 	p.only([]uintptr{unix.SYS_IOCTL}, func() {
-		p.Load(bpf.OffArg(1))
-		p.If(fionbio, func() { is(0); p.Ret(allow) })
+		is(0)
 		if general {
+			p.Load(bpf.OffArg(1))
 			p.And(0xff00)
 			p.If(0xaa00, p.report)
 		}

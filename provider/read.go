@@ -288,5 +288,10 @@ func (t *task) rights(hdr mem.Addr, n int) (fds []int) {
 	return fds
 }
 
-// fionbio is the request FIONBIO of ioctl(2): O_NONBLOCK by another name.
-const fionbio = 0x5421
+// Requests of ioctl(2) for descriptors of any kind: O_NONBLOCK by another name, and
+// close-on-exec.
+const (
+	fionbio  = 0x5421
+	fionclex = 0x5450
+	fioclex  = 0x5451
+)

@@ -91,6 +91,8 @@ func (p *Process) Reflect(r mem.Range, maps []Mapping) {
 	as := p.as.Load()
 	as.mu.Lock()
 	defer as.mu.Unlock()
+	scars := as.scars(r)
+	defer as.restore(scars)
 	for v := as.vmas.find(r.Start); v != nil && v.start < r.End; {
 		if v.uffd != nil {
 			v = as.vmas.next(v)
@@ -230,7 +232,9 @@ func (as *space) learn(v *vma, r mem.Range) {
 		return
 	}
 	if v.uffd == nil {
+		scars := as.scars(r)
 		as.zapAll(v, r)
+		as.restore(scars)
 	}
 	if v.obj != nil {
 		as.learnObject(v, r)
@@ -291,21 +295,66 @@ func (as *space) learnObject(v *vma, r mem.Range) {
 }
 
 // Registered returns the memory of p that is registered with any descriptor,
-// in order.
+// and the pages that are poisoned, wherever they are, in order.
 func (p *Process) Registered() (rs []mem.Range) {
 	as := p.as.Load()
 	as.mu.RLock()
 	defer as.mu.RUnlock()
 	for v := as.vmas.find(0); v != nil; v = as.vmas.next(v) {
-		switch {
-		case v.uffd == nil:
-		case len(rs) != 0 && rs[len(rs)-1].End == v.start:
-			rs[len(rs)-1].End = v.end
-		default:
-			rs = append(rs, v.rng())
+		parts := []mem.Range{v.rng()}
+		if v.uffd == nil {
+			parts = as.scars(v.rng())
+		}
+		for _, part := range parts {
+			rs = appendRange(rs, part)
 		}
 	}
 	return rs
+}
+
+// appendRange adds r, which comes after all of rs.
+func appendRange(rs []mem.Range, r mem.Range) []mem.Range {
+	if len(rs) != 0 && rs[len(rs)-1].End == r.Start {
+		rs[len(rs)-1].End = r.End
+		return rs
+	}
+	return append(rs, r)
+}
+
+// scars returns the pages of r that are poisoned.
+func (as *space) scars(r mem.Range) (rs []mem.Range) {
+	if !as.scarred.Load() {
+		return nil
+	}
+	note := func(a mem.Addr, size uint64, e pte) pte {
+		if e&ptePoison != 0 {
+			rs = appendRange(rs, mem.MakeRange(a, size))
+		}
+		return e
+	}
+	as.pt.update(r, func(a mem.Addr, e pte) pte { return note(a, mem.PageSize, e) })
+	as.pt.updateHuge(r, func(a mem.Addr, e pte) pte { return note(a, HugePageSize, e) })
+	return rs
+}
+
+// restore poisons what is still mapped of pages that were.
+func (as *space) restore(scars []mem.Range) {
+	for _, r := range scars {
+		as.vmas.all(r, func(v *vma) bool {
+			part := v.rng().Intersect(r)
+			for a := part.Start; a < part.End; a += mem.Addr(v.pageMask() + 1) {
+				s := as.pt.slot(a, true)
+				s.mu.Lock()
+				if v.hugetlb() {
+					s.huge = ptePoison
+				} else {
+					s.set(index(a), ptePoison)
+				}
+				s.mu.Unlock()
+			}
+			return true
+		})
+	}
 }
 
 // KernelFaults reports whether system calls wait for memory of p: whether any
@@ -322,18 +371,19 @@ func (p *Process) KernelFaults() bool {
 	return false
 }
 
-// Watches reports whether a is registered memory.
+// Watches reports whether a is registered memory, or poisoned.
 func (p *Process) Watches(a mem.Addr) bool {
 	as := p.as.Load()
 	as.mu.RLock()
 	defer as.mu.RUnlock()
 	v := as.vmas.find(a)
-	return v != nil && v.start <= a && v.uffd != nil
+	return v != nil && v.start <= a && (v.uffd != nil || as.scarred.Load() && as.poisoned(a))
 }
 
 // Protection calls fn for the parts of r that the mirror has a VMA for, in
 // order, with the permissions that the process may have there, so that it
-// faults where it must: all that the VMA has where nobody has registered it.
+// faults where it must: all that the VMA has where nobody has registered it and
+// no page is poisoned.
 func (p *Process) Protection(r mem.Range, fn func(part mem.Range, prot int)) {
 	as := p.as.Load()
 	as.mu.RLock()
@@ -352,7 +402,7 @@ func (p *Process) Protection(r mem.Range, fn func(part mem.Range, prot int)) {
 	}
 	as.vmas.all(r, func(v *vma) bool {
 		part := v.rng().Intersect(r)
-		if v.uffd == nil {
+		if v.uffd == nil && !as.scarred.Load() {
 			emit(part, int(v.flags&vmAccess))
 			return true
 		}

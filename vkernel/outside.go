@@ -96,13 +96,16 @@ func (as *space) transfer(a mem.Addr, buf []byte, write bool) int {
 }
 
 // open reports whether the mirror lets an access through: to memory that
-// nobody has registered always.
+// nobody has registered always, but where a page is poisoned.
 func (as *space) open(a mem.Addr, write bool) bool {
 	as.mu.RLock()
 	defer as.mu.RUnlock()
 	v := as.vmas.find(a)
-	if v == nil || v.start > a || v.uffd == nil {
+	switch {
+	case v == nil || v.start > a:
 		return true
+	case v.uffd == nil:
+		return !as.scarred.Load() || !as.poisoned(a)
 	}
 	s := as.pt.slot(a, false)
 	if s == nil {

@@ -21,13 +21,12 @@ var excuses = []struct{ why, titles string }{
 		`fdinfo/text/.*|fill/wakes/.*|gone/killed/.*|read/(bad-buffer|faults-before-events|no-positions|vectors-in-part)/.*|delivery/dying/.*`},
 	{"the event of fork(2) is there for everybody", `handshake/fork-needs-privilege`},
 	{"the call and the device are there for everybody", `create/(device-without-privilege|privilege-before-flags)`},
-	{"a descriptor is a pipe", `handshake/unknown-command`},
+	{"a descriptor is a pipe, which cannot tell epoll(7) of an error", `poll/edges-before-handshake/.*`},
 	{"who traces it is us", `delivery/ptrace/.*`},
 	{"who looks is a process that has registered nothing", `delivery/(from-another-process|no-retry)/.*`},
 	{"it is wrong", // each is to be mended
-		`move/shared-after-fork/anon|poison/(inherited|moved)/.*` +
-			`|poll/blocking-descriptor|poll/edges(-before-handshake)?/.*|register/what-cannot-be|self-mem/(read/.*|write/(anon|private-shmem))` +
-			`|unregister/keeps-poison/.*|writeprotect/stops-at-the-first/.*`},
+		`move/shared-after-fork/anon|register/what-cannot-be|self-mem/(read/.*|write/(anon|private-shmem))` +
+			`|writeprotect/stops-at-the-first/.*`},
 }
 
 // Excuse says why a case cannot pass; it is empty for all others.
