@@ -40,6 +40,10 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 			p.filters[pr].forget(int(int32(c.Args[1])))
 		}
 		return (*task).receive
+	case unix.SYS_LSEEK:
+		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil && !f.device {
+			return (*task).lseek
+		}
 	case unix.SYS_FCNTL:
 		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil {
 			return func(t *task, c tracee.Call) { t.fcntl(f, c) }
@@ -54,6 +58,7 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 		return nil
 	case unix.SYS_EPOLL_CTL:
 		if f := p.identify(pr, int(int32(c.Args[2]))); f != nil {
+			f.edged = true
 			f.waited()
 			p.settle()
 		}
@@ -108,8 +113,12 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 // ioctl makes a request of a descriptor.
 func (t *task) ioctl(f *file, c tracee.Call) {
 	req, arg := uint32(c.Args[1]), addr(c.Args[2])
-	if req == fionbio {
+	switch req {
+	case fionbio:
 		t.setNonblock(f, c)
+		return
+	case fioclex, fionclex:
+		t.resume(0)
 		return
 	}
 	if f.device {

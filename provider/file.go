@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 )
 
@@ -38,6 +39,8 @@ type file struct {
 	// polled is set once somebody has waited for it in another way than by a
 	// read, which we see: only then the pipe must say at once what there is.
 	polled   bool
+	edged    bool // by epoll(7), which may want to know of each message
+	fresh    bool // there is one that the pipe has not told of
 	sleepers int  // reads that wait in the kernel
 	readers  int  // reads, wherever they wait
 	hold     int  // a reading end of ours, for those whose number was closed; or -1
@@ -85,7 +88,10 @@ func (t *task) number(h, flags int, device bool) int64 {
 		delete(k.reused, fd)
 		delete(k.fds, fd)
 	}
-	f.pending = t.p.registry.OnReadable(f.reg, func() { f.touch() })
+	f.pending = t.p.registry.OnReadable(f.reg, func() {
+		f.fresh = true
+		f.touch()
+	})
 	t.p.files[f.ino] = f
 	t.p.hangups.add(f.write, f.ino)
 	return int64(fd)
@@ -137,12 +143,14 @@ func (f *file) tell(now bool) {
 	if f.closed || f.device {
 		return
 	}
-	switch want := f.pending(); {
-	case want == f.ready:
-	case want && now:
+	want := f.pending()
+	switch {
+	case want && now && (!f.ready || f.edged && f.fresh):
 		_, err := unix.Write(f.write, zeros[:1])
-		f.set(err == nil) // EPIPE: nobody is left to read it
-	case f.ready:
+		// EPIPE: nobody is left to read it. EAGAIN: it is full.
+		f.set(err == nil || f.ready && err == unix.EAGAIN)
+		f.fresh = false
+	case !want && f.ready:
 		f.drain()
 	}
 }
@@ -174,8 +182,13 @@ func (f *file) drain() {
 		f.p.fatal("reopen a pipe", err)
 		return
 	}
-	var b [16]byte
-	_, _ = unix.Read(fd, b[:]) // EAGAIN: the program has read it past us
+	var b [mem.PageSize]byte
+	for {
+		// EAGAIN: that was all, or the program has read it past us.
+		if n, err := unix.Read(fd, b[:]); n < len(b) || err != nil {
+			break
+		}
+	}
 	_ = unix.Close(fd)
 	f.set(false)
 }

@@ -150,7 +150,7 @@ func numberFilter(fd int, general bool) []unix.SockFilter {
 		p.RetIf(uint32(fd), trace)
 	}
 	p.only([]uintptr{unix.SYS_READ, unix.SYS_READV, unix.SYS_PREAD64, unix.SYS_PREADV, unix.SYS_PREADV2,
-		unix.SYS_DUP, unix.SYS_CLOSE}, func() { is(0) })
+		unix.SYS_DUP, unix.SYS_CLOSE, unix.SYS_LSEEK}, func() { is(0) })
 	p.only(slices.Concat([]uintptr{unix.SYS_DUP3}, dup2), func() { is(0); is(1) })
 	p.only([]uintptr{unix.SYS_EPOLL_CTL}, func() { is(2) })
 	p.only([]uintptr{unix.SYS_FCNTL}, func() {
@@ -160,9 +160,9 @@ func numberFilter(fd int, general bool) []unix.SockFilter {
 		}
 	})
 	p.only([]uintptr{unix.SYS_IOCTL}, func() {
-		p.Load(bpf.OffArg(1))
-		p.If(fionbio, func() { is(0); p.Ret(allow) })
+		is(0)
 		if general {
+			p.Load(bpf.OffArg(1))
 			p.And(0xff00)
 			p.If(0xaa00, p.report)
 		}
@@ -193,7 +193,7 @@ func windowFilter(r mem.Range, buffers bool) []unix.SockFilter {
 		p.ours()
 	}
 	p.only([]uintptr{unix.SYS_MUNMAP, unix.SYS_MPROTECT, unix.SYS_PKEY_MPROTECT, unix.SYS_MADVISE,
-		unix.SYS_MLOCK, unix.SYS_MLOCK2}, func() { p.within(0, 1, r, p.report) })
+		unix.SYS_MLOCK, unix.SYS_MLOCK2, unix.SYS_MUNLOCK}, func() { p.within(0, 1, r, p.report) })
 	p.only([]uintptr{unix.SYS_MREMAP}, func() {
 		p.within(0, 1, r, p.report)
 		p.Load(bpf.OffArg(3))
@@ -206,6 +206,7 @@ func windowFilter(r mem.Range, buffers bool) []unix.SockFilter {
 		p.If(unix.MAP_FIXED, func() { p.within(0, 1, r, p.report) })
 	})
 	p.only([]uintptr{unix.SYS_BRK}, func() { p.within(0, -1, r, p.report) })
+	p.IfCall([]uintptr{unix.SYS_MLOCKALL, unix.SYS_MUNLOCKALL}, p.report)
 	p.forks()
 	return p.end()
 }

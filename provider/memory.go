@@ -31,6 +31,9 @@ var memoryCalls = map[uintptr]func(*task, tracee.Call){
 	unix.SYS_BRK:           (*task).brk,
 	unix.SYS_MLOCK:         (*task).mlock,
 	unix.SYS_MLOCK2:        (*task).mlock,
+	unix.SYS_MUNLOCK:       (*task).munlock,
+	unix.SYS_MLOCKALL:      (*task).mlockall,
+	unix.SYS_MUNLOCKALL:    (*task).munlockall,
 }
 
 // touches reports whether r has registered memory.
@@ -218,29 +221,6 @@ func (t *task) populate(r mem.Range, write bool) {
 	t.resume(0)
 }
 
-func (t *task) mlock(c tracee.Call) {
-	r, ok := pages(c.Args[0]&^(mem.PageSize-1), c.Args[1]+c.Args[0]&(mem.PageSize-1))
-	if !ok || !t.sp.touches(r) {
-		t.resume(0)
-		return
-	}
-	for _, g := range slices.Clone(t.sp.guarded) {
-		if part := g.Intersect(r); !part.Empty() {
-			var errno syscall.Errno
-			t.as(waitCall, func() { errno = t.v.Mlock(part.Start, part.Len()) })
-			if t.gone {
-				return
-			}
-			t.sp.apply(part)
-			if errno != 0 {
-				t.skip(negated(errno))
-				return
-			}
-		}
-	}
-	t.resume(0)
-}
-
 // mmap is a mapping at a fixed address, which replaces what is there.
 func (t *task) mmap(c tracee.Call) {
 	r, ok := pages(c.Args[0], c.Args[1])
@@ -342,9 +322,27 @@ func (t *task) moveMapping(old mem.Range, c tracee.Call) {
 	now := mem.MakeRange(addr(at), uint64(newLen))
 	sp.prot.forget(old)
 	sp.prot.set(now, unix.PROT_NONE)
+	// It has happened by the time that anybody is told of it, or asked for more
+	// pages of it.
+	settle := func() {
+		sp.follow()
+		if !sp.mirrorShared(now) {
+			return
+		}
+		t.guard(sp, now)
+		// What is not registered where it is now has to be opened, too.
+		sp.returned(now)
+		sp.apply(now)
+		sp.apply(old)
+	}
+	if newLen > uintptr(old.Len()) {
+		sp.grown(old, now)
+	}
+	t.parking = settle
 	t.as(waitCall, func() {
 		_, errno = t.v.Mremap(old.Start, old.Len(), uint64(newLen), flags, addr(at))
 	})
+	t.parking = nil
 	if t.gone {
 		return
 	}
@@ -352,11 +350,6 @@ func (t *task) moveMapping(old mem.Range, c tracee.Call) {
 		t.p.fatal("follow a mapping that has moved", errno)
 		return
 	}
-	// What is not registered where it is now has to be opened, too.
-	sp.follow()
-	t.guard(sp, now)
-	sp.returned(now)
-	sp.apply(now)
-	sp.apply(old)
+	settle()
 	t.skip(int64(at))
 }

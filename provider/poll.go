@@ -6,6 +6,7 @@ package provider
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"golang.org/x/sys/unix"
 
@@ -21,11 +22,7 @@ const mostPolled = 64
 // one that blocks: such a one is reported at once.
 func (t *task) poll(c tracee.Call) {
 	if c.Nr != sysPoll && c.Nr != unix.SYS_PPOLL {
-		// Select does not ask for errors.
-		for _, f := range t.p.files {
-			f.waited()
-		}
-		t.resume(0)
+		t.selects(c)
 		return
 	}
 	n := min(int(c.Args[1]), mostPolled)
@@ -68,6 +65,67 @@ func (t *task) poll(c tracee.Call) {
 			binary.LittleEndian.PutUint16(b[:], unix.POLLERR)
 			t.sp.Store(revents, b[:])
 		}
+	}
+	t.restore(c, ready)
+}
+
+// mostSelected is how many numbers a select is about.
+const mostSelected = 1024
+
+// selects is poll for select(2), to which an error is readable and writable.
+func (t *task) selects(c tracee.Call) {
+	for _, f := range t.p.files {
+		f.waited()
+	}
+	size := (min(int(int32(c.Args[0])), mostSelected) + 63) / 64 * 8
+	var sets [2][]byte // of those to read and to write
+	any := false
+	for i := range sets {
+		a := addr(c.Args[1+i])
+		if size <= 0 || a == 0 {
+			continue
+		}
+		set := make([]byte, size)
+		for fd := range 8 * t.sp.Load(a, set) {
+			on := set[fd/8]>>(fd%8)&1 != 0 && fd < int(c.Args[0])
+			f := (*file)(nil)
+			if on {
+				f = t.p.identify(t.th.Process(), fd)
+			}
+			if f == nil || f.device || !t.sp.v.Blocking(t.sp.handle(f)) {
+				set[fd/8] &^= 1 << (fd % 8)
+				continue
+			}
+			any = true
+		}
+		sets[i] = set
+	}
+	if !any {
+		t.resume(0)
+		return
+	}
+	// Without waiting, as poll does it.
+	if !t.planted() {
+		return
+	}
+	slot := t.pollSlot()
+	clear(t.sp.agent.Data()[slot : slot+16])
+	zero := uintptr(t.sp.agent.DataAddr()) + uintptr(slot)
+	if !t.instead(unix.SYS_PSELECT6, c.Args[0], c.Args[1], c.Args[2], c.Args[3], zero) {
+		return
+	}
+	ready := int64(t.call.Ret)
+	for i, set := range sets {
+		if t.call.Errno != 0 || set == nil {
+			continue
+		}
+		now := make([]byte, len(set))
+		t.sp.Load(addr(c.Args[1+i]), now)
+		for k := range set {
+			ready += int64(bits.OnesCount8(set[k] &^ now[k]))
+			now[k] |= set[k]
+		}
+		t.sp.Store(addr(c.Args[1+i]), now)
 	}
 	t.restore(c, ready)
 }

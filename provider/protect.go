@@ -229,6 +229,12 @@ func (sp *space) mirrorShared(r mem.Range) bool {
 		if sp.alias(part.Start) != 0 || !ok {
 			return
 		}
+		// Locked memory would be brought in where it can be accessed.
+		if ok = sp.do("map shared memory once more", []inject.Op{{NR: unix.SYS_MPROTECT,
+			Args: [6]uintptr{uintptr(part.Start), uintptr(part.Len()), unix.PROT_NONE}}}); !ok {
+			return
+		}
+		sp.prot.set(part, unix.PROT_NONE)
 		// A length of zero makes mremap map the same memory once more.
 		at, err := sp.agent.Call(unix.SYS_MREMAP, uintptr(part.Start), 0, uintptr(part.Len()), unix.MREMAP_MAYMOVE, inject.Hint())
 		if err != nil {
@@ -240,6 +246,7 @@ func (sp *space) mirrorShared(r mem.Range) bool {
 		}
 		sp.aliases = append(sp.aliases, alias{part, mem.Addr(at)})
 		ok = sp.do("open an alias", []inject.Op{
+			{NR: unix.SYS_MUNLOCK, Args: [6]uintptr{at, uintptr(part.Len())}},
 			{NR: unix.SYS_MPROTECT, Args: [6]uintptr{at, uintptr(part.Len()), unix.PROT_READ | unix.PROT_WRITE}},
 			{NR: unix.SYS_MADVISE, Args: [6]uintptr{at, uintptr(part.Len()), unix.MADV_DONTFORK}},
 		})

@@ -29,6 +29,10 @@ func (t *task) read(f *file, c tracee.Call) {
 		t.skip(negated(errno))
 		return
 	}
+	flags := 0
+	if c.Nr == unix.SYS_PREADV2 {
+		flags = int(int32(c.Args[5]))
+	}
 	f.readers++
 	defer f.leave()
 	t.native = false
@@ -36,7 +40,7 @@ func (t *task) read(f *file, c tracee.Call) {
 	for {
 		t.sp.cur = t
 		var n int
-		t.as(waitRead, func() { n, errno = t.v.Readv(h, to) })
+		t.as(waitRead, func() { n, errno = t.v.Preadv2(h, to, -1, flags) })
 		if t.gone {
 			return
 		}
@@ -199,6 +203,16 @@ func (t *task) fcntl(f *file, c tracee.Call) {
 	t.resume(0)
 }
 
+// lseek succeeds, and does nothing.
+func (t *task) lseek(c tracee.Call) {
+	const seekHole = 4
+	if uint32(c.Args[2]) > seekHole {
+		t.skip(negated(unix.EINVAL))
+		return
+	}
+	t.skip(0)
+}
+
 // setNonblock follows ioctl(FIONBIO).
 func (t *task) setNonblock(f *file, c tracee.Call) {
 	var on [4]byte
@@ -274,5 +288,10 @@ func (t *task) rights(hdr mem.Addr, n int) (fds []int) {
 	return fds
 }
 
-// fionbio is the request FIONBIO of ioctl(2): O_NONBLOCK by another name.
-const fionbio = 0x5421
+// Requests of ioctl(2) for descriptors of any kind: O_NONBLOCK by another name, and
+// close-on-exec.
+const (
+	fionbio  = 0x5421
+	fionclex = 0x5450
+	fioclex  = 0x5451
+)

@@ -280,6 +280,18 @@ func (sp *space) Cached(r mem.Range, there func(a mem.Addr)) {
 	}
 }
 
+// Blank implements [vkernel.Outside].
+func (sp *space) Blank(a mem.Addr) bool {
+	mine := false
+	sp.Resident(mem.MakeRange(a, mem.PageSize), func(_ mem.Addr, own bool) { mine = mine || own })
+	if mine {
+		return true // it hides the object's
+	}
+	var page [mem.PageSize]byte
+	_, err := unix.Pread(int(sp.mem.Fd()), page[:], int64(a))
+	return err == nil && page == zeros
+}
+
 // Install implements [vkernel.Outside].
 func (sp *space) Install(h int) (int, syscall.Errno) {
 	fd := sp.cur.number(h, sp.v.Flags(h), false)
@@ -305,6 +317,29 @@ func (sp *space) reflect(r mem.Range) {
 		}
 	}
 	sp.v.Reflect(r, maps)
+}
+
+// grown prepares the mirror for a mapping that is longer than it was: the object may
+// be larger than what was mapped of it, and what the mirror knows of memory behind
+// it that nobody has registered is no longer so.
+func (sp *space) grown(old, now mem.Range) {
+	vmas, err := procmem.Maps(sp.ts.Pid())
+	if err != nil {
+		return // the process is gone
+	}
+	for _, v := range vmas {
+		if v.Overlaps(now) {
+			sp.mapping(v)
+		}
+	}
+	if old.Start == now.Start {
+		sp.v.Reflect(mem.Range{Start: old.End, End: now.End}, nil)
+	}
+}
+
+// aliased reports whether r is an alias.
+func (sp *space) aliased(r mem.Range) bool {
+	return slices.ContainsFunc(sp.aliases, func(al alias) bool { return r.Overlaps(mem.MakeRange(al.at, al.Len())) })
 }
 
 // owned reports whether r is memory of ours in the program.
@@ -335,6 +370,12 @@ func (sp *space) mapping(v procmem.VMA) vkernel.Mapping {
 	}
 	m.Object = vkernel.Object{Dev: v.Dev, Ino: v.Inode}
 	m.Shmem = shmem(v.Name) && !procmem.Hugetlb(v.Dev)
+	if m.Shmem {
+		if size, ok := procmem.FileSize(sp.ts.Pid(), v); ok {
+			m.Size = size
+			sp.p.k.Truncate(m.Object, size) // nothing tells when it changes
+		}
+	}
 	if m.Shared && !v.Write {
 		// Whether it could be made writable only smaps tells.
 		m.Fixed = !procmem.MayWrite(sp.ts.Pid(), v.Start)

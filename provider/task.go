@@ -33,10 +33,13 @@ type task struct {
 	stop  func()
 	yield func(struct{}) bool
 
-	wait   waitKind
-	since  time.Time // of the wait
-	looked time.Time // when it was looked last what has come meanwhile
-	waited bool      // the job has parked
+	wait waitKind
+	// parking, if there is one, is called when the job parks, for what has
+	// happened by then to be seen by others.
+	parking func()
+	since   time.Time // of the wait
+	looked  time.Time // when it was looked last what has come meanwhile
+	waited  bool      // the job has parked
 	// native says that the read which waits is to wait in the kernel.
 	native bool
 	call   tracee.Call // at the exit of a call that the thread was let make
@@ -130,6 +133,10 @@ func (t *task) as(kind waitKind, f func()) {
 
 // park suspends the job until wake.
 func (t *task) park() {
+	if f := t.parking; f != nil {
+		t.parking = nil
+		f()
+	}
 	t.since, t.waited = time.Now(), true
 	t.endChange()
 	t.p.parked.Add(1)

@@ -316,6 +316,7 @@ func (f *filler) poison(v *vma, a mem.Addr) syscall.Errno {
 		return EEXIST
 	}
 	s.set(index(a), ptePoison)
+	f.u.as.scarred.Store(true)
 	return 0
 }
 

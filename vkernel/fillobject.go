@@ -83,6 +83,7 @@ func (f *filler) hugePage(v *vma, a mem.Addr, done int) syscall.Errno {
 			return EEXIST
 		}
 		s.huge = ptePoison
+		as.scarred.Store(true)
 		return 0
 	case f.kind == fillContinue && !has:
 		return EFAULT

@@ -73,6 +73,9 @@ func (c *cloner) vma(v *vma) {
 	if v.is(vmDontCopy) {
 		return
 	}
+	if c.from.scarred.Load() {
+		c.to.scarred.Store(true)
+	}
 	n := *v
 	n.flags &^= vmLockedMask
 	n.uffd = c.heir(v.uffd)

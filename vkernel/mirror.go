@@ -42,6 +42,10 @@ type Outside interface {
 	// mapped there.
 	Cached(r mem.Range, there func(a mem.Addr))
 
+	// Blank reports whether the page of the object that is mapped at a, if the
+	// process has none of its own there, has nothing but zeros.
+	Blank(a mem.Addr) bool
+
 	// Install gives descriptor fd of the mirror a number in the process.
 	Install(fd int) (int, syscall.Errno)
 }
@@ -87,6 +91,8 @@ func (p *Process) Reflect(r mem.Range, maps []Mapping) {
 	as := p.as.Load()
 	as.mu.Lock()
 	defer as.mu.Unlock()
+	scars := as.scars(r)
+	defer as.restore(scars)
 	for v := as.vmas.find(r.Start); v != nil && v.start < r.End; {
 		if v.uffd != nil {
 			v = as.vmas.next(v)
@@ -226,7 +232,9 @@ func (as *space) learn(v *vma, r mem.Range) {
 		return
 	}
 	if v.uffd == nil {
+		scars := as.scars(r)
 		as.zapAll(v, r)
+		as.restore(scars)
 	}
 	if v.obj != nil {
 		as.learnObject(v, r)
@@ -271,6 +279,12 @@ func (as *space) learnObject(v *vma, r mem.Range) {
 	defer o.mu.Unlock()
 	as.out.Cached(r, func(a mem.Addr) {
 		n := v.offset(a) >> mem.PageShift
+		if _, phantom := o.phantoms[n]; phantom {
+			if as.out.Blank(a) {
+				return
+			}
+			delete(o.phantoms, n)
+		}
 		if _, ok := o.lookupLocked(n); !ok {
 			o.storeLocked(n, o.k.mem.alloc())
 		}
@@ -281,95 +295,66 @@ func (as *space) learnObject(v *vma, r mem.Range) {
 }
 
 // Registered returns the memory of p that is registered with any descriptor,
-// in order.
+// and the pages that are poisoned, wherever they are, in order.
 func (p *Process) Registered() (rs []mem.Range) {
 	as := p.as.Load()
 	as.mu.RLock()
 	defer as.mu.RUnlock()
 	for v := as.vmas.find(0); v != nil; v = as.vmas.next(v) {
-		switch {
-		case v.uffd == nil:
-		case len(rs) != 0 && rs[len(rs)-1].End == v.start:
-			rs[len(rs)-1].End = v.end
-		default:
-			rs = append(rs, v.rng())
+		parts := []mem.Range{v.rng()}
+		if v.uffd == nil {
+			parts = as.scars(v.rng())
+		}
+		for _, part := range parts {
+			rs = appendRange(rs, part)
 		}
 	}
 	return rs
 }
 
-// Withdraw takes pages that are present out of registered memory, for who has
-// their content somewhere else from then on: a thread that touches one faults, as
-// after UFFDIO_MOVE, and no event tells of it. Pages go in order up to the first
-// that cannot; n is how many went, and errno says why that one did not: EINVAL
-// where no missing page would be told, EBUSY for locked memory, ENOENT for what is
-// not present.
-func (p *Process) Withdraw(r mem.Range) (n int, errno syscall.Errno) {
-	as := p.as.Load()
-	as.mu.RLock()
-	defer as.mu.RUnlock()
-	for a := r.Start; a < r.End; a += mem.PageSize {
-		v := as.vmas.find(a)
-		switch {
-		case v == nil || v.start > a || v.uffd == nil || !v.is(vmMissing) || v.obj != nil:
-			return n, EINVAL
-		case v.is(vmLocked):
-			return n, EBUSY
-		}
-		s := as.pt.slot(a, false)
-		if s == nil {
-			return n, ENOENT
-		}
-		s.mu.Lock()
-		e := s.get(index(a))
-		if e.present() {
-			as.k.mem.put(e.frame())
-			s.set(index(a), 0)
-		}
-		s.mu.Unlock()
-		if !e.present() {
-			return n, ENOENT
-		}
-		n++
+// appendRange adds r, which comes after all of rs.
+func appendRange(rs []mem.Range, r mem.Range) []mem.Range {
+	if len(rs) != 0 && rs[len(rs)-1].End == r.Start {
+		rs[len(rs)-1].End = r.End
+		return rs
 	}
-	return n, 0
+	return append(rs, r)
 }
 
-// Drop makes the pages of r absent that the process has lost in a way for which
-// there is no event.
-func (p *Process) Drop(r mem.Range) {
-	as := p.as.Load()
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	as.vmas.all(r, func(v *vma) bool {
-		as.zapAll(v, v.rng().Intersect(r))
-		return true
-	})
+// scars returns the pages of r that are poisoned.
+func (as *space) scars(r mem.Range) (rs []mem.Range) {
+	if !as.scarred.Load() {
+		return nil
+	}
+	note := func(a mem.Addr, size uint64, e pte) pte {
+		if e&ptePoison != 0 {
+			rs = appendRange(rs, mem.MakeRange(a, size))
+		}
+		return e
+	}
+	as.pt.update(r, func(a mem.Addr, e pte) pte { return note(a, mem.PageSize, e) })
+	as.pt.updateHuge(r, func(a mem.Addr, e pte) pte { return note(a, HugePageSize, e) })
+	return rs
 }
 
-// Restore undoes Withdraw for a page whose content never left.
-func (p *Process) Restore(a mem.Addr) {
-	as := p.as.Load()
-	as.mu.RLock()
-	defer as.mu.RUnlock()
-	v := as.vmas.find(a)
-	if v == nil || v.start > a || v.uffd == nil {
-		return
+// restore poisons what is still mapped of pages that were.
+func (as *space) restore(scars []mem.Range) {
+	for _, r := range scars {
+		as.vmas.all(r, func(v *vma) bool {
+			part := v.rng().Intersect(r)
+			for a := part.Start; a < part.End; a += mem.Addr(v.pageMask() + 1) {
+				s := as.pt.slot(a, true)
+				s.mu.Lock()
+				if v.hugetlb() {
+					s.huge = ptePoison
+				} else {
+					s.set(index(a), ptePoison)
+				}
+				s.mu.Unlock()
+			}
+			return true
+		})
 	}
-	s := as.pt.slot(a, true)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.get(index(a)) != 0 {
-		return
-	}
-	flags := pte(0)
-	if v.is(vmWrite) {
-		flags |= pteWrite
-	}
-	if !v.is(vmAccess) {
-		flags |= pteNoAccess
-	}
-	s.set(index(a), makePTE(as.k.mem.alloc(), flags))
 }
 
 // KernelFaults reports whether system calls wait for memory of p: whether any
@@ -386,13 +371,13 @@ func (p *Process) KernelFaults() bool {
 	return false
 }
 
-// Watches reports whether a is registered memory.
+// Watches reports whether a is registered memory, or poisoned.
 func (p *Process) Watches(a mem.Addr) bool {
 	as := p.as.Load()
 	as.mu.RLock()
 	defer as.mu.RUnlock()
 	v := as.vmas.find(a)
-	return v != nil && v.start <= a && v.uffd != nil
+	return v != nil && v.start <= a && (v.uffd != nil || as.scarred.Load() && as.poisoned(a))
 }
 
 // Permissions returns what the VMA at a allows.
@@ -408,7 +393,8 @@ func (p *Process) Permissions(a mem.Addr) int {
 
 // Protection calls fn for the parts of r that the mirror has a VMA for, in
 // order, with the permissions that the process may have there, so that it
-// faults where it must: all that the VMA has where nobody has registered it.
+// faults where it must: all that the VMA has where nobody has registered it and
+// no page is poisoned.
 func (p *Process) Protection(r mem.Range, fn func(part mem.Range, prot int)) {
 	as := p.as.Load()
 	as.mu.RLock()
@@ -427,7 +413,7 @@ func (p *Process) Protection(r mem.Range, fn func(part mem.Range, prot int)) {
 	}
 	as.vmas.all(r, func(v *vma) bool {
 		part := v.rng().Intersect(r)
-		if v.uffd == nil {
+		if v.uffd == nil && !as.scarred.Load() {
 			emit(part, int(v.flags&vmAccess))
 			return true
 		}

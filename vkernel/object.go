@@ -32,7 +32,10 @@ type object struct {
 	pages map[uint64]*[slotPages]frame // by page number / 512, frame plus one; protected by mu
 	maps  map[*space]map[*vma]struct{} // protected by mu
 	held  map[uint64]struct{}          // huge pages that are reserved, by number; protected by mu
-	refs  int                          // files and VMAs; protected by mu
+	// phantoms are pages that the object has outside, empty, only because a
+	// process was given a page of its own there; protected by mu.
+	phantoms map[uint64]struct{}
+	refs     int // files and VMAs; protected by mu
 }
 
 func (k *Kernel) newObject(kind objectKind, name string, size uint64) *object {
@@ -237,7 +240,7 @@ func (o *object) truncate(size uint64) syscall.Errno {
 	o.size = size
 	first := (size + mask) >> o.shift
 	o.dropLocked(first, ^uint64(0))
-	if f, ok := o.lookupLocked(size >> o.shift); ok && size&mask != 0 && o.kind != kindHugetlb {
+	if f, ok := o.lookupLocked(size >> o.shift); ok && size&mask != 0 && o.kind != kindHugetlb && !o.k.mem.bare {
 		p, mu := o.k.mem.page(f)
 		mu.Lock()
 		clear(p[size&mask:])

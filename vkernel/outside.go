@@ -96,13 +96,16 @@ func (as *space) transfer(a mem.Addr, buf []byte, write bool) int {
 }
 
 // open reports whether the mirror lets an access through: to memory that
-// nobody has registered always.
+// nobody has registered always, but where a page is poisoned.
 func (as *space) open(a mem.Addr, write bool) bool {
 	as.mu.RLock()
 	defer as.mu.RUnlock()
 	v := as.vmas.find(a)
-	if v == nil || v.start > a || v.uffd == nil {
+	switch {
+	case v == nil || v.start > a:
 		return true
+	case v.uffd == nil:
+		return !as.scarred.Load() || !as.poisoned(a)
 	}
 	s := as.pt.slot(a, false)
 	if s == nil {
@@ -150,10 +153,14 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 			return errSource
 		}
 	}
+	phantom := !object && v.obj != nil && f.phantom(v, a)
 	if errno := as.out.Fill(a, src); errno != 0 {
 		return errno
 	}
 	fr := m.alloc()
+	if phantom {
+		v.obj.haunt(v.offset(a) >> mem.PageShift)
+	}
 	if object {
 		v.obj.mu.Lock()
 		v.obj.storeLocked(v.offset(a)>>mem.PageShift, fr)
@@ -165,6 +172,26 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 	defer s.mu.Unlock()
 	s.set(index(a), f.entry(v, fr, !object))
 	return 0
+}
+
+// phantom reports whether the object has no page at a. It gets one when the
+// process is given its own, by the way in which that is done.
+func (f *filler) phantom(v *vma, a mem.Addr) bool {
+	f.u.as.learnObject(v, mem.MakeRange(a, mem.PageSize))
+	v.obj.mu.Lock()
+	defer v.obj.mu.Unlock()
+	_, has := v.obj.lookupLocked(v.offset(a) >> mem.PageShift)
+	return !has
+}
+
+// haunt notes a phantom.
+func (o *object) haunt(n uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.phantoms == nil {
+		o.phantoms = make(map[uint64]struct{})
+	}
+	o.phantoms[n] = struct{}{}
 }
 
 // OnReadable has f called whenever something to read comes to fd, and returns

@@ -56,6 +56,8 @@ type space struct {
 
 	pt  pageTable
 	out Outside // nil but for a mirror; set once, before there are threads
+	// scarred is set once there has been a poisoned page.
+	scarred atomic.Bool
 
 	// lineMu protects the line of every VMA against faults, which hold mu
 	// for reading.
