@@ -80,6 +80,7 @@ func (t *task) number(h, flags int, device bool) int64 {
 		f.close()
 		return negated(errno)
 	}
+	t.got = true
 	var err syscall.Errno
 	if f.reg, err = t.v.PassFD(h, t.p.registry); err != 0 {
 		t.p.fatal("keep a descriptor", err)

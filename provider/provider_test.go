@@ -49,14 +49,15 @@ func TestProgram(t *testing.T) {
 // request for a range that cannot be, which kept us busy for ever; a vector in a
 // missing page; holes, which left zeros; memory that is given up while threads
 // fault in it; the program's own handler of SIGSEGV; another process with the
-// same table of descriptors, which read from a pipe; the vDSO, of which parts
+// same table of descriptors, which read from a pipe, and the other way round, for
+// each of whose messages a tenth of a second was waited; the vDSO, of which parts
 // were to lose their permissions; a descriptor that was taken by a process that
 // had none, which read from a pipe; and a request's argument that is missing,
 // which the message said was written.
 func TestOdd(t *testing.T) {
 	program := workload.Build(t, "uffdodd")
 	faultline := command(t)
-	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "leave", "signal", "table", "vdso", "taken", "argument"} {
+	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "leave", "signal", "table", "many", "vdso", "taken", "argument"} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()

@@ -45,9 +45,7 @@ func (t *task) read(f *file, c tracee.Call) {
 			return
 		}
 		if errno != unix.EINTR || !t.native {
-			if n > 0 {
-				t.share() // a message may have brought a descriptor
-			}
+			t.share() // a message may have brought a descriptor
 			t.done(inKernel, c, result(n, errno))
 			return
 		}
@@ -242,6 +240,7 @@ func (t *task) receive(c tracee.Call) {
 					}
 					return t.arm(s, fd)
 				})
+				t.got = true
 				t.share()
 			}
 		}

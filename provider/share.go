@@ -12,10 +12,14 @@ import (
 )
 
 // share makes the other processes that have the same table of descriptors as
-// t's report what they do with one that t has just got. The caller waits until
+// t's report what they do with one that t has just got, if it has. The caller waits until
 // they do: a thread of theirs may learn the number as soon as t goes on.
 func (t *task) share() {
 	p, pr := t.p, t.th.Process()
+	if !t.got {
+		return
+	}
+	t.got = false
 	if f := p.filters[pr]; t.gone || f == nil || !f.shared {
 		return
 	}

@@ -48,6 +48,9 @@ type task struct {
 	away   bool        // it runs on another processor than we
 	stops  int
 	gone   bool // the thread is no more
+	// got says that it has a descriptor of which the other processes that have
+	// its table know nothing yet: see share.
+	got bool
 
 	// seen counts faults at one place in a row for which there was nothing to
 	// do, which tells a fault that nothing resolves.

@@ -12,6 +12,8 @@
 //	uffdodd signal      a real bad access reaches the program's own handler
 //	uffdodd table       a process serves faults of another whose descriptors are
 //	                    its own, too
+//	uffdodd many        the same for many faults, none of which waits for more
+//	                    than its page
 //	uffdodd vdso        memory of the kernel's own cannot be registered
 //	uffdodd taken       a process takes the descriptor of another, and serves
 //	uffdodd argument    the argument of a request is missing memory itself
@@ -307,6 +309,40 @@ static void table(void)
 	CHECK(waitpid(child, &st, 0) == child && st == 0);
 }
 
+enum { MANY = 1000 };
+
+static int server(void *unused)
+{
+	(void)unused;
+	while (__atomic_load_n(&fd, __ATOMIC_ACQUIRE) == 0)
+		sched_yield();
+	for (int i = 0; i < MANY; i++) {
+		struct uffd_msg m;
+		CHECK(read(fd, &m, sizeof m) == sizeof m && m.event == UFFD_EVENT_PAGEFAULT);
+		struct uffdio_copy c = {.dst = m.arg.pagefault.address & ~(PAGE - 1ul), .src = (unsigned long)source, .len = PAGE};
+		CHECK(!ioctl(fd, UFFDIO_COPY, &c));
+	}
+	_exit(0);
+}
+
+static void many(void)
+{
+	char *stack = map(16 * PAGE, PROT_READ | PROT_WRITE);
+	char *p = map(MANY * PAGE, PROT_READ | PROT_WRITE);
+	int mine = syscall(SYS_userfaultfd, O_CLOEXEC);
+	CHECK(mine > 0);
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register r = {.range = {(unsigned long)p, MANY * PAGE}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+	CHECK(!ioctl(mine, UFFDIO_API, &api) && !ioctl(mine, UFFDIO_REGISTER, &r));
+	pid_t child = clone(server, stack + 16 * PAGE, CLONE_VM | CLONE_FILES | SIGCHLD, NULL);
+	CHECK(child > 0);
+	__atomic_store_n(&fd, mine, __ATOMIC_RELEASE);
+	for (int i = 0; i < MANY; i++)
+		CHECK(p[i * PAGE + 5] == 7);
+	int st;
+	CHECK(waitpid(child, &st, 0) == child && st == 0);
+}
+
 static void vdso(void)
 {
 	open_uffd(1);
@@ -386,7 +422,7 @@ int main(int argc, char **argv)
 		const char *name;
 		void (*run)(void);
 	} all[] = {{"forkread", forkread}, {"forkpoll", forkpoll}, {"malformed", malformed}, {"vector", vector},
-		   {"hole", hole}, {"leave", leave}, {"signal", signals}, {"table", table},
+		   {"hole", hole}, {"leave", leave}, {"signal", signals}, {"table", table}, {"many", many},
 		   {"vdso", vdso}, {"taken", taken}, {"argument", argument}};
 	source = map(PAGE, PROT_READ | PROT_WRITE);
 	memset(source, 7, PAGE);
