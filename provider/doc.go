@@ -21,6 +21,10 @@
 //   - Memory is changed by an agent of ours in the process: see package inject.
 //   - What the program does is told to package collect if there is a trace.
 //
+// The manager may also be our own process: see [Engine]. The program then has no
+// descriptor and does not know, and all of its memory can be missing, which asks for
+// more: see upkeep.
+//
 // Everything runs on the tracer thread, one event after the other, so that there
 // are no locks. What has to wait is a job: a coroutine that parks, on that same
 // thread: see task.

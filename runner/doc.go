@@ -21,6 +21,10 @@
 // process is engaged from its first instruction, since pages of it are
 // outside; after exec a process begins anew.
 //
+// Where the kernel's call cannot be used the engine of package provider takes its
+// place: see [User]. It is told of all events of the tree, and has the memory of an
+// engaged space as a pager.Descriptor of our own process's.
+//
 // If we die, the kernel kills the tree (PTRACE_O_EXITKILL): with its
 // descriptor gone it would read zeros where data was.
 package runner

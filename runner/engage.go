@@ -247,13 +247,9 @@ func (e *engagement) plantIn(th *tracee.Thread, filter bool) (*inject.Agent, err
 // openIn opens a userfaultfd for the agent's address space and returns our
 // duplicate of it, ready for use. The agent keeps none.
 func openIn(agent *inject.Agent) (*uffd.FD, error) {
-	n, err := agent.Call(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK)
+	n, err := create(agent, unix.O_CLOEXEC|unix.O_NONBLOCK)
 	if err != nil {
-		viaDevice, devErr := openDeviceIn(agent)
-		if devErr != nil {
-			return nil, fmt.Errorf("userfaultfd in the program: %w; %w", devErr, err)
-		}
-		n = viaDevice
+		return nil, fmt.Errorf("userfaultfd in the program: %w", err)
 	}
 	raw, err := agent.FD(int(n))
 	if err != nil {
@@ -271,16 +267,29 @@ func openIn(agent *inject.Agent) (*uffd.FD, error) {
 	return fd, nil
 }
 
+// create makes a descriptor in the agent, by the device where the call is refused.
+func create(agent *inject.Agent, flags uintptr) (uintptr, error) {
+	n, err := agent.Call(unix.SYS_USERFAULTFD, flags)
+	if err == nil {
+		return n, nil
+	}
+	n, devErr := openDeviceIn(agent, flags)
+	if devErr != nil {
+		return 0, fmt.Errorf("%w; %w", devErr, err)
+	}
+	return n, nil
+}
+
 // openDeviceIn is for programs that have given up the privilege which the
-// system call asks for.
-func openDeviceIn(agent *inject.Agent) (uintptr, error) {
+// system call asks for, and where a filter refuses that.
+func openDeviceIn(agent *inject.Agent, flags uintptr) (uintptr, error) {
 	const device = "/dev/userfaultfd\x00"
 	copy(agent.Data(), device)
 	dev, err := agent.Call(unix.SYS_OPENAT, ^uintptr(99), uintptr(agent.DataAddr()), unix.O_RDWR|unix.O_CLOEXEC)
 	if err != nil {
 		return 0, fmt.Errorf("open /dev/userfaultfd: %w", err)
 	}
-	n, err := agent.Call(unix.SYS_IOCTL, dev, uapi.USERFAULTFD_IOC_NEW, unix.O_CLOEXEC|unix.O_NONBLOCK)
+	n, err := agent.Call(unix.SYS_IOCTL, dev, uapi.USERFAULTFD_IOC_NEW, flags)
 	_, closeErr := agent.Call(unix.SYS_CLOSE, dev)
 	return n, errors.Join(err, closeErr)
 }

@@ -68,7 +68,7 @@ func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 	if _, err := agent.Call(unix.SYS_MADVISE, uintptr(m.window.Start), uintptr(m.window.Len()), unix.MADV_DONTFORK); err != nil {
 		return nil, fmt.Errorf("keeping the window from children: %w", err)
 	}
-	w, err := agent.Call(unix.SYS_USERFAULTFD, uintptr(unix.O_CLOEXEC|uapi.UFFD_USER_MODE_ONLY))
+	w, err := create(agent, uintptr(unix.O_CLOEXEC|uapi.UFFD_USER_MODE_ONLY))
 	if err != nil {
 		return nil, fmt.Errorf("userfaultfd for the window: %w", err)
 	}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/faultline-go/faultline/internal/sandbox"
 	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/workload"
@@ -122,5 +124,27 @@ func TestUserByItself(t *testing.T) {
 				t.Errorf("told %d times, output %q, alone %q; stderr:\n%s", n, out.String(), alone, told.String())
 			}
 		})
+	}
+}
+
+// TestWindowByDevice refuses the system call, where the device is there for those who
+// may open it. The program's descriptor was taken that way, but not that of the window
+// by which pages leave, so that none could.
+func TestWindowByDevice(t *testing.T) {
+	bin := command(t)
+	_, err := os.Stat("/dev/userfaultfd")
+	testutil.Need(t, err == nil && os.Geteuid() == 0, "needs /dev/userfaultfd and the right to open it")
+	o := sandbox.Options{Refuse: []sandbox.Refusal{{Call: unix.SYS_USERFAULTFD, Errno: unix.ENOSYS}}}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd, err := sandbox.Command(ctx, o, bin, "run", "--limit", "4MiB", "--engine", "kernel", "--store", "mem:", "--",
+		workload.Build(t, "touch"), "16", "1", "7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told bytes.Buffer
+	cmd.Stderr = &told
+	if err := cmd.Run(); err != nil || told.Len() > 0 {
+		t.Errorf("%v\n%s", err, told.String())
 	}
 }

@@ -126,15 +126,15 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	engine, err := o.chooseEngine(cmd)
+	asJSON, err := cmd.Flags().GetBool("json")
+	if err != nil {
+		return err
+	}
+	engine, err := o.chooseEngine(cmd, asJSON)
 	if err != nil {
 		return err
 	}
 	st, err := storeurl.Open(o.store, codec)
-	if err != nil {
-		return err
-	}
-	asJSON, err := cmd.Flags().GetBool("json")
 	if err != nil {
 		return err
 	}
@@ -158,22 +158,26 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 
 var engineNames = []string{"auto", "kernel", "user"}
 
-// chooseEngine says who tells of faults, and the user why if it is not the kernel.
-func (o *runOptions) chooseEngine(cmd *cobra.Command) (runner.Engine, error) {
+// chooseEngine says who tells of faults, and tells the user if it is not the kernel
+// though nobody has asked for that.
+func (o *runOptions) chooseEngine(cmd *cobra.Command, asJSON bool) (runner.Engine, error) {
 	switch o.engine {
 	case "user":
-		return runner.User, nil
+		return runner.User, doctor.CheckProvide()
 	case "kernel":
 		return runner.Kernel, doctor.CheckRun()
 	case "auto":
 	default:
 		return 0, usageError(cmd, "--engine %q is none of %s", o.engine, strings.Join(engineNames, ", "))
 	}
-	err := doctor.CheckRun()
-	if err == nil {
+	refused := doctor.CheckRun()
+	if refused == nil {
 		return runner.Kernel, nil
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "faultline: the kernel's userfaultfd cannot be used, so faults are told by faultline itself (--engine user): %v\n", err)
+	if doctor.CheckProvide() != nil {
+		return 0, refused // the better one, and it says what is missing
+	}
+	warn(cmd, asJSON, fmt.Sprintf("faultline tells of page faults by itself (--engine user), which is slower, since the kernel's call cannot be used: %v", refused))
 	return runner.User, nil
 }
 
