@@ -12,7 +12,7 @@
 
 	.set BASE, 0xf0000
 	.set FIRST, 0x100000		# 1 MiB
-	.set LAST, 0x2100000		# 33 MiB
+	.set LAST, 0x1100000		# 17 MiB
 	.set CONSOLE, 0xe9
 	.set MARK, 0x9e3779b1
 
