@@ -125,6 +125,7 @@ func (e *Engine) Manage(th *tracee.Thread) (*Manager, error) {
 	if errno := m.d.Handshake(features); errno != 0 {
 		return nil, fmt.Errorf("make a descriptor: %w", errno)
 	}
+	sp.seals = canSeal()
 	sp.managed = &managed{pins: make(map[mem.Page]int), unsure: make(map[int]struct{})}
 	p.doubt(sp, th)
 	return m, nil
@@ -348,6 +349,7 @@ func (t *task) setGuards(c tracee.Call) {
 		if install {
 			t.sp.fence(r)
 		}
+		t.sp.prot.forget(r) // what was sealed has a guard of the program's now, or none
 		// The mirror is told by nobody else; that the pages are absent is no
 		// event to the program's manager, which is ours.
 		t.sp.v.Drop(r)

@@ -45,6 +45,9 @@ func (t *task) await(closed func(*gate) bool) bool {
 
 func copying(g *gate) bool { return g.forks > 0 }
 
+// busy reports whether what we know of the space may be out of date.
+func (g *gate) busy() bool { return g.forks > 0 || g.changes > 0 }
+
 // change has f done, in which the thread itself changes the space. When it comes to
 // wait for an event to be read, that is done.
 func (t *task) change(f func()) {

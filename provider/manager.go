@@ -78,7 +78,7 @@ func (m *Manager) Pending() bool { return m.d.Pending() }
 // one.
 func (m *Manager) Copy(dst mem.Addr, src []byte, mode uapi.CopyMode) (done int, errno syscall.Errno) {
 	return m.on(func() (int, syscall.Errno) {
-		if m.sp.gate.forks > 0 {
+		if m.sp.gate.busy() || m.d.Changing() {
 			return 0, unix.EAGAIN
 		}
 		done := 0
@@ -86,6 +86,7 @@ func (m *Manager) Copy(dst mem.Addr, src []byte, mode uapi.CopyMode) (done int, 
 		for done < len(src) && errno == 0 {
 			n, zero := alike(src[done:])
 			at := dst + mem.Addr(done)
+			m.sp.unseal(mem.MakeRange(at, uint64(n)))
 			if zero {
 				n, errno = m.d.Zeropage(mem.MakeRange(at, uint64(n)), uapi.ZeropageMode(mode&uapi.UFFDIO_COPY_MODE_DONTWAKE))
 			} else {
@@ -119,7 +120,7 @@ func (m *Manager) Wake(r mem.Range) syscall.Errno {
 // Poison is pager.Descriptor's.
 func (m *Manager) Poison(r mem.Range, mode uapi.PoisonMode) (done int, errno syscall.Errno) {
 	return m.on(func() (int, syscall.Errno) {
-		if m.sp.gate.forks > 0 {
+		if m.sp.gate.busy() {
 			return 0, unix.EAGAIN
 		}
 		done, errno := m.d.Poison(r, mode)
@@ -135,7 +136,7 @@ func (m *Manager) Register(r mem.Range) syscall.Errno {
 	for {
 		busy := false
 		_, errno := m.on(func() (int, syscall.Errno) {
-			if busy = m.sp.gate.forks > 0; busy {
+			if busy = m.sp.gate.busy(); busy {
 				return 0, 0
 			}
 			if slices.Contains(m.sp.growing, r.End) {
@@ -216,7 +217,7 @@ func (m *Manager) Take(runs []Taken) error {
 }
 
 func (sp *space) take(d *vkernel.Descriptor, runs []Taken) error {
-	if d.Changing() || sp.gate.forks > 0 {
+	if d.Changing() || sp.gate.busy() {
 		return nil // what is queued may concern them
 	}
 	if !sp.sure() {
@@ -249,6 +250,8 @@ func (sp *space) take(d *vkernel.Descriptor, runs []Taken) error {
 	}
 	// A mapping more for each run: the kernel has a bound on them
 	// (vm.max_map_count). What could not be closed stays.
+	var failed error
+	var open []*Taken
 	k := 0
 	for i := range runs {
 		r := &runs[i]
@@ -262,52 +265,70 @@ func (sp *space) take(d *vkernel.Descriptor, runs []Taken) error {
 			sp.prot.set(part, unix.PROT_NONE)
 			continue
 		}
-		for a := part.Start; a < part.End; a += mem.PageSize {
-			sp.v.Restore(a)
-		}
-		sp.prot.forget(part)
-		r.Pages, r.Errno = 0, unix.EBUSY
 		if errno := syscall.Errno(0); !errors.As(err, &errno) || errno != unix.ENOMEM {
-			return fmt.Errorf("close %v of pid %d: %w", part, sp.ts.Pid(), err)
+			failed = fmt.Errorf("close %v of pid %d: %w", part, sp.ts.Pid(), err)
 		}
+		sp.prot.forget(part) // some of it may be closed
+		open = append(open, r)
+	}
+	for _, r := range open {
+		sp.putBack(r)
 	}
 	// They are nobody's now.
-	drop := make([]inject.Op, 0, len(runs))
+	sp.ops = sp.ops[:0]
+	first := make([]int, len(runs))
 	for i := range runs {
 		r := &runs[i]
+		first[i] = len(sp.ops)
 		if r.Pages == 0 {
 			continue
 		}
 		n := r.Pages * mem.PageSize
 		if got, err := unix.Pread(int(sp.mem.Fd()), r.To[:n], int64(r.From)); err != nil || got < n {
-			return fmt.Errorf("read %v of pid %d: %d bytes came: %w", mem.MakeRange(r.From, uint64(n)), sp.ts.Pid(), got, err)
-		}
-		drop = append(drop, inject.Op{NR: unix.SYS_MADVISE, Args: [6]uintptr{uintptr(r.From), uintptr(n), unix.MADV_DONTNEED}})
-	}
-	if err := sp.agent.Run(drop); err != nil {
-		return err
-	}
-	k = 0
-	for i := range runs {
-		r := &runs[i]
-		if r.Pages == 0 {
+			failed = fmt.Errorf("read %v of pid %d: %d bytes came: %w", mem.MakeRange(r.From, uint64(n)), sp.ts.Pid(), max(got, 0), err)
+			defer sp.putBack(r)
 			continue
 		}
-		err := drop[k].Err()
-		k++
+		part := mem.MakeRange(r.From, uint64(n))
+		if !sp.seals {
+			sp.op(unix.SYS_MADVISE, part, unix.MADV_DONTNEED)
+			continue
+		}
+		// A guard drops the page, too.
+		sp.op(unix.SYS_MADVISE, part, unix.MADV_GUARD_INSTALL)
+		sp.v.Allowed(part, func(of mem.Range, prot int) { sp.op(unix.SYS_MPROTECT, of, prot) })
+	}
+	if err := sp.agent.Run(sp.ops); err != nil {
+		return err
+	}
+	for i := range runs {
+		r := &runs[i]
+		if first[i] == len(sp.ops) || i+1 < len(runs) && first[i] == first[i+1] {
+			continue // not read
+		}
+		part := mem.MakeRange(r.From, uint64(r.Pages)*mem.PageSize)
+		err := sp.ops[first[i]].Err()
+		if err == nil && sp.seals {
+			sp.prot.set(part, sealed)
+		}
 		if err == nil {
 			continue
 		}
+		defer sp.putBack(r)
 		// Locked memory keeps its pages.
-		part := mem.MakeRange(r.From, uint64(r.Pages)*mem.PageSize)
-		for a := part.Start; a < part.End; a += mem.PageSize {
-			sp.v.Restore(a)
-		}
-		sp.apply(part)
-		r.Pages, r.Errno = 0, unix.EBUSY
 		if errno := syscall.Errno(0); !errors.As(err, &errno) || errno != unix.EINVAL {
-			return fmt.Errorf("drop %v of pid %d: %w", part, sp.ts.Pid(), err)
+			failed = fmt.Errorf("drop %v of pid %d: %w", part, sp.ts.Pid(), err)
 		}
 	}
-	return nil
+	return failed
+}
+
+// putBack makes the pages of a run present again, which have not been dropped.
+func (sp *space) putBack(r *Taken) {
+	part := mem.MakeRange(r.From, uint64(r.Pages)*mem.PageSize)
+	for a := part.Start; a < part.End; a += mem.PageSize {
+		sp.v.Restore(a)
+	}
+	r.Pages, r.Errno = 0, unix.EBUSY
+	sp.apply(part)
 }

@@ -301,6 +301,7 @@ func (t *task) mremap(c tracee.Call) {
 func (t *task) moveMapping(old mem.Range, c tracee.Call) {
 	sp := t.sp
 	newLen := (c.Args[2] + mem.PageSize - 1) &^ (mem.PageSize - 1)
+	sp.unseal(old)
 	close := []inject.Op{{NR: unix.SYS_MPROTECT, Args: [6]uintptr{uintptr(old.Start), uintptr(old.Len()), unix.PROT_NONE}}}
 	if !sp.do("close memory that moves", close) {
 		return

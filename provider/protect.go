@@ -5,6 +5,8 @@
 package provider
 
 import (
+	"sync"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
@@ -25,7 +27,12 @@ type chunk struct {
 	pages *[1 << (chunkShift - mem.PageShift)]uint8 // nil if all are alike
 }
 
-const unknown = 0xff
+const (
+	unknown = 0xff
+	// sealed pages have a guard (MADV_GUARD_INSTALL), and permissions that do
+	// not matter: closing pages that way makes no more mappings.
+	sealed = 0x40
+)
 
 func (p *protections) chunk(a mem.Addr) *chunk {
 	if p.chunks == nil {
@@ -104,6 +111,31 @@ func (p *protections) differ(r mem.Range, prot int, f func(run mem.Range)) {
 	flush()
 }
 
+// runs calls f for the runs of r that are alike. f may set what it is called with.
+func (p *protections) runs(r mem.Range, f func(run mem.Range, is uint8)) {
+	type part struct {
+		mem.Range
+		is uint8
+	}
+	var all []part
+	p.each(r, func(c *chunk, of mem.Range) {
+		step := mem.Addr(mem.PageSize)
+		if c.pages == nil {
+			step = of.End - of.Start
+		}
+		for a := of.Start; a < of.End; a += step {
+			if is, n := c.get(a), len(all); n != 0 && all[n-1].is == is {
+				all[n-1].End = a + step
+			} else {
+				all = append(all, part{mem.Range{Start: a, End: a + step}, is})
+			}
+		}
+	})
+	for _, x := range all {
+		f(x.Range, x.is)
+	}
+}
+
 // forget drops what is known of r, which must not be much larger than what there
 // is.
 func (p *protections) forget(r mem.Range) {
@@ -165,14 +197,54 @@ func (sp *space) want(part mem.Range, prot int) {
 	sp.permit(part, prot)
 }
 
-// permit adds what makes part have prot.
+// permit adds what makes part have prot. What is sealed is closed.
 func (sp *space) permit(part mem.Range, prot int) {
 	sp.prot.differ(part, prot, func(run mem.Range) {
-		sp.ops = append(sp.ops, inject.Op{NR: unix.SYS_MPROTECT,
-			Args: [6]uintptr{uintptr(run.Start), uintptr(run.Len()), uintptr(prot)}})
+		sp.prot.runs(run, func(r mem.Range, is uint8) {
+			if is == sealed && prot == unix.PROT_NONE {
+				return
+			}
+			if is == sealed {
+				sp.op(unix.SYS_MADVISE, r, unix.MADV_GUARD_REMOVE)
+			}
+			sp.op(unix.SYS_MPROTECT, r, prot)
+			sp.prot.set(r, prot)
+		})
 	})
-	sp.prot.set(part, prot)
 }
+
+// op adds a call about r for the agent.
+func (sp *space) op(nr uintptr, r mem.Range, arg int) {
+	sp.ops = append(sp.ops, inject.Op{NR: nr, Args: [6]uintptr{uintptr(r.Start), uintptr(r.Len()), uintptr(arg)}})
+}
+
+// unseal closes what is sealed in r in the other way, so that it can be filled.
+func (sp *space) unseal(r mem.Range) {
+	if !sp.seals {
+		return
+	}
+	sp.ops = sp.ops[:0]
+	sp.prot.runs(r, func(run mem.Range, is uint8) {
+		if is == sealed {
+			sp.op(unix.SYS_MPROTECT, run, unix.PROT_NONE)
+			sp.op(unix.SYS_MADVISE, run, unix.MADV_GUARD_REMOVE)
+			sp.prot.set(run, unix.PROT_NONE)
+		}
+	})
+	if len(sp.ops) != 0 {
+		sp.do("open what is sealed", sp.ops)
+	}
+}
+
+// canSeal reports whether this kernel has guards; since Linux 6.13.
+var canSeal = sync.OnceValue(func() bool {
+	b, err := unix.Mmap(-1, 0, mem.PageSize, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return false
+	}
+	defer unix.Munmap(b)
+	return unix.Madvise(b, unix.MADV_GUARD_INSTALL) == nil
+})
 
 // follow notices what has become registered and what no longer is. Memory
 // that is nobody's again, and still there, gets back what it had.

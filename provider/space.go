@@ -52,6 +52,7 @@ type space struct {
 	gate gate
 
 	growing []mem.Addr // ends of memory that grows downwards, if we manage
+	seals   bool       // pages that leave are sealed
 	managed *managed   // nil where the program manages its memory itself
 }
 

@@ -391,6 +391,7 @@ func (c *space) inheritManaged(parent *space, child *tracee.Process) {
 		return
 	}
 	c.managed = &managed{pins: make(map[mem.Page]int), unsure: make(map[int]struct{})}
+	c.seals = parent.seals
 	c.growing = append(c.growing, parent.growing...)
 	c.managed.guards = append(c.managed.guards, parent.managed.guards...)
 	by := child.By()

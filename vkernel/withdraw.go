@@ -81,3 +81,15 @@ func (p *Process) Restore(a mem.Addr) {
 	}
 	s.set(index(a), makePTE(as.k.mem.alloc(), flags))
 }
+
+// Allowed calls fn for the parts of r that have a VMA, in order, with what that
+// allows.
+func (p *Process) Allowed(r mem.Range, fn func(part mem.Range, prot int)) {
+	as := p.as.Load()
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	as.vmas.all(r, func(v *vma) bool {
+		fn(v.rng().Intersect(r), int(v.flags&vmAccess))
+		return true
+	})
+}
