@@ -150,7 +150,7 @@ func (t *task) madvise(c tracee.Call) {
 	case unix.MADV_DONTNEED, unix.MADV_FREE, unix.MADV_REMOVE, unix.MADV_DONTNEED_LOCKED:
 		t.skip(negated(t.drop(r, advice)))
 	case unix.MADV_POPULATE_READ, unix.MADV_POPULATE_WRITE:
-		t.populate(r, advice == unix.MADV_POPULATE_WRITE)
+		t.populate(r, advice)
 	case unix.MADV_DONTFORK, unix.MADV_DOFORK, unix.MADV_WIPEONFORK, unix.MADV_KEEPONFORK:
 		if t.run() && t.call.Errno == 0 {
 			t.sp.parts(r, func(part mem.Range, ours bool) syscall.Errno {
@@ -207,18 +207,22 @@ func (p *Provider) applyAll() {
 	}
 }
 
-// populate brings the pages in as the system call would, and lets it find them.
-func (t *task) populate(r mem.Range, write bool) {
-	for _, g := range t.sp.guarded {
-		part := g.Intersect(r)
+// populate brings the pages in as the system call would. It is not made for them:
+// some may have left again by then.
+func (t *task) populate(r mem.Range, advice int) {
+	errno := t.sp.parts(r, func(part mem.Range, ours bool) syscall.Errno {
+		if !ours {
+			_, errno := t.agentCall(unix.SYS_MADVISE, uintptr(part.Start), uintptr(part.Len()), uintptr(advice))
+			return errno
+		}
 		for a := part.Start; a < part.End; a += mem.PageSize {
-			if !t.bring(a, write) {
-				t.skip(negated(unix.EFAULT))
-				return
+			if !t.bring(a, advice == unix.MADV_POPULATE_WRITE) {
+				return unix.EFAULT
 			}
 		}
-	}
-	t.resume(0)
+		return 0
+	})
+	t.skip(negated(errno))
 }
 
 // mmap is a mapping at a fixed address, which replaces what is there.
