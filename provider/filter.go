@@ -277,4 +277,5 @@ func hot(nrs []uintptr) (n int) {
 var ownCalls = map[uintptr]bool{
 	unix.SYS_MUNMAP: true, unix.SYS_MPROTECT: true, unix.SYS_PKEY_MPROTECT: true, unix.SYS_MADVISE: true,
 	unix.SYS_MREMAP: true, unix.SYS_MMAP: true, unix.SYS_BRK: true, unix.SYS_MLOCK: true, unix.SYS_MLOCK2: true,
+	unix.SYS_MUNLOCK: true,
 }

@@ -68,7 +68,9 @@ func (th *Thread) outside(a mem.Addr, buf []byte, op *operation, at *attempt) (i
 	for done < len(buf) {
 		n := min(len(buf)-done, mem.PageSize-int(a&(mem.PageSize-1)))
 		at.tries = 0
+		faulted := false
 		for !as.open(a, op.write) {
+			faulted = true
 			if v := as.fault(th, a, at); v != retry {
 				return done, v
 			}
@@ -76,6 +78,9 @@ func (th *Thread) outside(a mem.Addr, buf []byte, op *operation, at *attempt) (i
 				th.handle()
 				return done, interrupted
 			}
+		}
+		if faulted && !op.probe {
+			as.out.Opened(a)
 		}
 		if !op.probe {
 			if got := as.transfer(a, buf[done:done+n], op.write); got < n {
@@ -120,12 +125,16 @@ func (as *space) open(a mem.Addr, write bool) bool {
 	return e.readable()
 }
 
+var noBytes [mem.PageSize]byte
+
 // outside installs a page whose content is outside: one of the process's own,
 // or one that the object does not have yet.
 func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 	as := f.u.as
 	m := &as.k.mem
 	object := v.obj != nil && v.shared()
+	e := as.pt.entry(a)
+	there := e.present() || f.kind == fillZero && !object && e != 0
 	if object {
 		if v.obj.beyond(v.offset(a)) {
 			return EFAULT
@@ -134,13 +143,7 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 		v.obj.mu.Lock()
 		_, has := v.obj.lookupLocked(v.offset(a) >> mem.PageShift)
 		v.obj.mu.Unlock()
-		if has {
-			return EEXIST
-		}
-	}
-	e := as.pt.entry(a)
-	if e.present() || f.kind == fillZero && !object && e != 0 {
-		return EEXIST
+		there = there || has
 	}
 	var src []byte
 	if f.kind == fillCopy {
@@ -152,12 +155,20 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 		} else if src = f.page; !f.ahead && !f.read(src, done) {
 			return errSource
 		}
+	} else if f.kind == fillZero && v.obj != nil {
+		src = noBytes[:] // the object's page would show
+	}
+	if there {
+		return EEXIST // the source has been looked at first
 	}
 	phantom := !object && v.obj != nil && f.phantom(v, a)
 	if errno := as.out.Fill(a, src); errno != 0 {
 		return errno
 	}
-	fr := m.alloc()
+	var fr frame // the page of zeros
+	if f.kind == fillCopy || object || v.obj == nil {
+		fr = m.alloc()
+	}
 	if phantom {
 		v.obj.haunt(v.offset(a) >> mem.PageShift)
 	}
@@ -170,7 +181,7 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 	s := as.pt.slot(a, true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.set(index(a), f.entry(v, fr, !object))
+	s.set(index(a), f.entry(v, fr, !object && fr != 0))
 	return 0
 }
 
