@@ -41,6 +41,7 @@ func (as *space) scars(r mem.Range) (rs []mem.Range) {
 	if !as.scarred.Load() {
 		return nil
 	}
+	r.End = min(r.End, taskSize)
 	note := func(a mem.Addr, size uint64, e pte) pte {
 		if e&ptePoison != 0 {
 			rs = appendRange(rs, mem.MakeRange(a, size))
