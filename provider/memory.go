@@ -185,7 +185,7 @@ func (t *task) drop(r mem.Range, advice int) syscall.Errno {
 			}
 			if advice == unix.MADV_FREE {
 				// The mirror keeps the pages that may be dropped.
-				t.as(waitCall, func() { t.v.Madvise(part.Start, part.Len(), unix.MADV_DONTNEED) })
+				t.sp.v.Discard(part)
 			}
 			t.sp.follow()
 			t.sp.apply(part)

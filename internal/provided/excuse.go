@@ -9,16 +9,10 @@ import "regexp"
 var excuses = []struct{ why, titles string }{
 	{"it is about memory of huge pages, which cannot be registered",
 		`([a-km-z].*/|lock/(all|grows.*|on-fault)/)(private-)?hugetlb`},
-	{"it looks at mappings, and the real ones are cut up by the permissions that pages need at the moment",
-		`event/remap(-part|-grows-.*|-shrinks|-leaves-the-old)?/.*|event/(remove|unmap-silent)/.*|fork/(event|unread-and-closed)/.*|delivery/close/.*` +
-			`|(un)?register/other-owner/.*|register/(nothing-there|owners-do-not-merge|replaces-the-mode|splits-and-merges)/.*` +
-			`|brk/.*|lock/grows.*/.*|register/unwritable-answer/.*|register/regular-file-asynchronous`},
 	{"it looks at bits of the pagemap, which knows nothing of protection by us",
 		`async/(no-message|scan)/.*|continue/protected/shmem|copy/over-markers/.*|fill/by-any-descriptor-small/.*` +
 			`|fill/mode-wp-needs-wp/.*|fork/(clears|event-keeps)-protection/.*|unregister/clears-protection/.*` +
 			`|writeprotect/(lifted-in-part|survives-mprotect|thp|unpopulated.*)/.*`},
-	{"it looks at fdinfo from outside of the tree",
-		`fdinfo/text/.*|fill/wakes/.*|gone/killed/.*|read/(bad-buffer|faults-before-events|no-positions|vectors-in-part)/.*|delivery/dying/.*`},
 	{"the event of fork(2) is there for everybody", `handshake/fork-needs-privilege`},
 	{"the call and the device are there for everybody", `create/(device-without-privilege|privilege-before-flags)`},
 	{"a descriptor is a pipe, which cannot tell epoll(7) of an error", `poll/edges-before-handshake/.*`},
