@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/workload"
 	"github.com/faultline-go/faultline/internal/workload/measure"
 )
@@ -81,18 +80,5 @@ func TestStatus(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), faultline, "provide", "--", "/no/such/program").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "not found") {
 		t.Errorf("a program that does not exist: %v %s", err, out)
-	}
-}
-
-// TestStress has the stressor of somebody else find no wrong page.
-func TestStress(t *testing.T) {
-	stress, err := exec.LookPath("stress-ng")
-	testutil.Need(t, err == nil, "stress-ng is not installed")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, command(t), "provide", "--", stress,
-		"--userfaultfd", "2", "--timeout", "3", "--verify").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "successful run completed") {
-		t.Errorf("%v\n%s", err, out)
 	}
 }
