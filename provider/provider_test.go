@@ -6,8 +6,11 @@ package provider_test
 
 import (
 	"context"
+	"flag"
+	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,14 +18,35 @@ import (
 	"github.com/faultline-go/faultline/internal/workload/measure"
 )
 
-// command builds faultline.
+// built is the command, made once for all tests.
+var built struct {
+	once sync.Once
+	dir  string
+	path string
+	err  error
+}
+
+// command returns the path of faultline.
 func command(t *testing.T) string {
 	t.Helper()
-	path, err := measure.Faultline(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "faultline-provider-"); built.err == nil {
+			built.path, built.err = measure.Faultline(t.Context(), built.dir)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
 	}
-	return path
+	return built.path
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	status := m.Run()
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir)
+	}
+	os.Exit(status)
 }
 
 // TestProgram runs a C program that knows nothing of us, and that ends with an
