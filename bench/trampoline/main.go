@@ -9,7 +9,8 @@
 // The designs are in internal/workload/csrc/trampoline.c, whose first comment
 // says what each does and what it leaves out; they are bound to one processor,
 // and run one after the other, again and again. The last row is what `faultline
-// provide` takes for the same, with -alone it is left out.
+// provide` takes for the same, with the program bound to one processor, as in
+// bench/provide; with -alone it is left out.
 package main
 
 import (
@@ -101,8 +102,8 @@ func bench(ctx context.Context, dir string, runs, faults int, binary string) ([]
 		if err != nil {
 			return nil, err
 		}
-		commands = append(commands, []string{"taskset", "1", binary, "provide", "--",
-			program, "fault", strconv.Itoa(faults)})
+		commands = append(commands, []string{binary, "provide", "--",
+			"taskset", "1", program, "fault", strconv.Itoa(faults)})
 	}
 	var all []result
 	for range runs {
