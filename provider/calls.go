@@ -23,6 +23,12 @@ func addr(a uintptr) mem.Addr { return mem.Addr(a) }
 func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.Call) {
 	pr := th.Process()
 	switch c.Nr {
+	case unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_IOCTL:
+		if job := p.procJob(pr, c); job != nil {
+			return job
+		}
+	}
+	switch c.Nr {
 	case unix.SYS_IOCTL:
 		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil {
 			return func(t *task, c tracee.Call) { t.ioctl(f, c) }
@@ -65,6 +71,8 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 		return nil
 	case unix.SYS_SENDMSG, unix.SYS_SENDMMSG:
 		return (*task).send
+	case unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV:
+		return (*task).remote
 	case unix.SYS_READLINKAT:
 		return func(t *task, c tracee.Call) { t.readlink(c, 1, 2) }
 	case unix.SYS_RT_SIGACTION:

@@ -38,7 +38,7 @@ func (t *task) readlink(c tracee.Call, path, buf int) {
 // linked returns the descriptor that a path of /proc names, of a process of the
 // tree.
 func (t *task) linked(path string) *file {
-	pr, rest := t.procPath(path)
+	pr, rest := t.p.procPath(t.th.Process(), path)
 	if pr == nil || len(rest) != 2 || rest[0] != "fd" {
 		return nil
 	}

@@ -19,8 +19,8 @@ import (
 )
 
 // procPath returns the process of the tree that a path of /proc is about, and the
-// rest of it; nil for another path.
-func (t *task) procPath(path string) (*tracee.Process, []string) {
+// rest of it, if it is self who says so; nil for another path.
+func (p *Provider) procPath(self *tracee.Process, path string) (*tracee.Process, []string) {
 	part := strings.Split(path, "/") // "", proc, PID, ...
 	if len(part) < 4 || part[0] != "" || part[1] != "proc" {
 		return nil, nil
@@ -30,13 +30,13 @@ func (t *task) procPath(path string) (*tracee.Process, []string) {
 		rest = rest[2:]
 	}
 	if who == "self" || who == "thread-self" {
-		return t.th.Process(), rest
+		return self, rest
 	}
 	pid, err := strconv.Atoi(who)
 	if err != nil {
 		return nil, nil
 	}
-	for _, pr := range t.p.tracer.Processes() {
+	for _, pr := range p.tracer.Processes() {
 		if pr.Pid() == pid {
 			return pr, rest
 		}
@@ -47,7 +47,11 @@ func (t *task) procPath(path string) (*tracee.Process, []string) {
 // openProc opens a file in the place of one of /proc that tells what is not so for
 // a program that has the call from us.
 func (t *task) openProc(path string, flags int) {
-	pr, rest := t.procPath(path)
+	pr, rest := t.p.procPath(t.th.Process(), path)
+	if isWatched(rest) {
+		t.openWatched(rest[0])
+		return
+	}
 	if pr == nil || flags&unix.O_ACCMODE != unix.O_RDONLY {
 		t.resume(0)
 		return
