@@ -23,6 +23,12 @@ func addr(a uintptr) mem.Addr { return mem.Addr(a) }
 func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.Call) {
 	pr := th.Process()
 	switch c.Nr {
+	case unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_IOCTL:
+		if job := p.procJob(pr, c); job != nil {
+			return job
+		}
+	}
+	switch c.Nr {
 	case unix.SYS_IOCTL:
 		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil {
 			return func(t *task, c tracee.Call) { t.ioctl(f, c) }
@@ -31,7 +37,7 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 		if c.Nr == unix.SYS_PREADV2 && c.Args[3] != ^uintptr(0) {
 			return nil // at a position, which a pipe has no more than our descriptor
 		}
-		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil && !f.device {
+		if f := p.identify(pr, int(int32(c.Args[0]))); f != nil {
 			return func(t *task, c tracee.Call) { t.read(f, c) }
 		}
 	case unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_PIDFD_GETFD, unix.SYS_DUP, unix.SYS_DUP3:
@@ -65,6 +71,8 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 		return nil
 	case unix.SYS_SENDMSG, unix.SYS_SENDMMSG:
 		return (*task).send
+	case unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV:
+		return (*task).remote
 	case unix.SYS_READLINKAT:
 		return func(t *task, c tracee.Call) { t.readlink(c, 1, 2) }
 	case unix.SYS_RT_SIGACTION:
@@ -117,8 +125,8 @@ func (t *task) ioctl(f *file, c tracee.Call) {
 	case fionbio:
 		t.setNonblock(f, c)
 		return
-	case fioclex, fionclex:
-		t.resume(0)
+	case fioclex, fionclex, fioqsize, figetbsz:
+		t.resume(0) // the same for every file
 		return
 	}
 	if f.device {
@@ -235,7 +243,7 @@ func (t *task) changed(f *file, req uint32) {
 
 func (t *task) registered(sp *space, r mem.Range) {
 	sp.follow()
-	if !sp.mirrorShared(r) {
+	if !sp.relax(r) || !sp.mirrorShared(r) {
 		return
 	}
 	for _, g := range sp.guarded {

@@ -103,6 +103,11 @@ func (e *Engine) Manage(th *tracee.Thread) (*Manager, error) {
 	if err = errors.Join(err, s.Close()); err != nil {
 		return nil, err
 	}
+	if f := p.filters[th.Process()]; f != nil {
+		// They see everything.
+		everywhere := mem.Range{Start: 0, End: allMemory.End}
+		f.windows, f.buffers = append(f.windows, everywhere), append(f.buffers, everywhere)
+	}
 	if err := sp.open(); err != nil {
 		return nil, err
 	}

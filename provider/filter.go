@@ -42,6 +42,9 @@ type filters struct {
 	fds    map[int]*file
 	reused map[int]bool
 	shared bool
+	// proc are numbers under which files of /proc were opened that are watched,
+	// and written those that are seen being written.
+	proc, written map[int]bool
 }
 
 // unshare makes nothing be remembered of descriptors.
@@ -49,7 +52,7 @@ func (f *filters) unshare() { f.shared, f.fds = true, nil }
 
 func (f *filters) clone() *filters {
 	return &filters{general: f.general, numbers: maps.Clone(f.numbers), windows: slices.Clone(f.windows),
-		buffers: slices.Clone(f.buffers), shared: f.shared}
+		buffers: slices.Clone(f.buffers), shared: f.shared, proc: maps.Clone(f.proc), written: maps.Clone(f.written)}
 }
 
 // Values that a filter's report carries are not used: the call itself tells.
@@ -118,7 +121,8 @@ func (p *program) ours() {
 	})
 }
 
-// firstFilter sees how a descriptor is made, or taken. The call itself is answered by a
+// firstFilter sees how a descriptor is made, or taken, and who uses the memory of
+// others. The call itself is answered by a
 // signal, since that outranks a filter of somebody else's which refuses it by
 // an error; see seccomp(2).
 //
@@ -128,7 +132,7 @@ func firstFilter() []unix.SockFilter {
 	p.Load(bpf.OffArch)
 	p.Unless(auditArch, func() { p.Ret(allow) })
 	p.IfCall([]uintptr{unix.SYS_USERFAULTFD}, func() { p.Ret(trap) })
-	p.IfCall([]uintptr{unix.SYS_PIDFD_GETFD}, p.report)
+	p.IfCall([]uintptr{unix.SYS_PIDFD_GETFD, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV}, p.report)
 	for _, c := range openCalls {
 		p.IfCall([]uintptr{c.nr}, func() {
 			p.Load(bpf.OffArg(c.flags))
@@ -277,4 +281,5 @@ func hot(nrs []uintptr) (n int) {
 var ownCalls = map[uintptr]bool{
 	unix.SYS_MUNMAP: true, unix.SYS_MPROTECT: true, unix.SYS_PKEY_MPROTECT: true, unix.SYS_MADVISE: true,
 	unix.SYS_MREMAP: true, unix.SYS_MMAP: true, unix.SYS_BRK: true, unix.SYS_MLOCK: true, unix.SYS_MLOCK2: true,
+	unix.SYS_MUNLOCK: true,
 }

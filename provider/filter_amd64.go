@@ -31,3 +31,7 @@ var (
 	dup2      = []uintptr{unix.SYS_DUP2}
 	forkCalls = []uintptr{unix.SYS_CLONE, unix.SYS_CLONE3, unix.SYS_FORK}
 )
+
+// userEnd is where the memory that a program can have ends, as far as the kernel
+// looks before it looks for memory.
+const userEnd = 1<<47 - 4096

@@ -31,3 +31,7 @@ var (
 	dup2      []uintptr
 	forkCalls = []uintptr{unix.SYS_CLONE, unix.SYS_CLONE3}
 )
+
+// userEnd is where the memory that a program can have ends, as far as the kernel
+// looks before it looks for memory.
+const userEnd = 1 << 48

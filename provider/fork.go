@@ -139,6 +139,11 @@ func (t *task) copySpace(child *tracee.Process, made func()) {
 			made()
 		})
 	})
+	// The descriptor may have been closed before anybody has read of the child:
+	// nobody's is its memory then.
+	if c := t.p.spaces[child.Space()]; c != nil {
+		c.follow()
+	}
 	t.resume(0)
 }
 

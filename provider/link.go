@@ -6,7 +6,6 @@ package provider
 
 import (
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -39,19 +38,13 @@ func (t *task) readlink(c tracee.Call, path, buf int) {
 // linked returns the descriptor that a path of /proc names, of a process of the
 // tree.
 func (t *task) linked(path string) *file {
-	part := strings.Split(path, "/") // "", proc, PID, fd, N
-	if len(part) != 5 || part[0] != "" || part[1] != "proc" || part[3] != "fd" {
+	pr, rest := t.p.procPath(t.th.Process(), path)
+	if pr == nil || len(rest) != 2 || rest[0] != "fd" {
 		return nil
 	}
-	fd, err := strconv.Atoi(part[4])
+	fd, err := strconv.Atoi(rest[1])
 	if err != nil {
 		return nil
 	}
-	pid := t.th.Process().Pid()
-	if part[2] != "self" && part[2] != "thread-self" {
-		if pid, err = strconv.Atoi(part[2]); err != nil {
-			return nil
-		}
-	}
-	return t.p.ask(pid, fd)
+	return t.p.ask(pr.Pid(), fd)
 }

@@ -50,9 +50,28 @@ func (t *task) mlock(c tracee.Call) {
 		}
 		t.as(waitCall, func() { errno = t.v.Mlock2(part.Start, part.Len(), flags) })
 		t.sp.apply(part)
+		if flags == 0 {
+			t.bringIn(part)
+		}
 		return errno
 	})
 	t.restore(c, negated(errno))
+}
+
+// bringIn has the kernel, too, make the pages that the mirror has made: those of a
+// private mapping no longer show what becomes of the file.
+func (t *task) bringIn(r mem.Range) {
+	vmas, err := procmem.Maps(t.sp.ts.Pid())
+	if err != nil || t.gone {
+		return // it is dying
+	}
+	for _, v := range vmas {
+		if part := v.Intersect(r); !part.Empty() {
+			// ENOMEM: what has no permissions has no page.
+			t.agentCall(unix.SYS_MLOCK, uintptr(part.Start), uintptr(part.Len()))
+			t.agentCall(unix.SYS_MLOCK2, uintptr(part.Start), uintptr(part.Len()), unix.MLOCK_ONFAULT)
+		}
+	}
 }
 
 // instead has the thread make another call than its own, and waits for the end of
@@ -130,6 +149,9 @@ func (t *task) lockMapped(r mem.Range, how int) {
 		case ours:
 			t.as(waitCall, func() { t.v.Mlock2(part.Start, part.Len(), how) })
 			t.sp.apply(part)
+			if how == 0 {
+				t.bringIn(part)
+			}
 		case how == 0:
 			t.agentCall(unix.SYS_MLOCK, uintptr(part.Start), uintptr(part.Len()))
 		}

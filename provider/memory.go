@@ -11,11 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/faultline-go/faultline/internal/inject"
 	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
-	"github.com/faultline-go/faultline/vkernel"
 )
 
 // memoryCalls change memory that may be registered. Where it is, the mirror
@@ -141,11 +139,12 @@ func (t *task) mprotect(c tracee.Call) {
 // there.
 func (t *task) madvise(c tracee.Call) {
 	r, ok := pages(c.Args[0], c.Args[1])
-	if !ok || !t.sp.touches(r) {
+	advice := int(int32(c.Args[2]))
+	// A hole in a file shows wherever that is mapped.
+	if !ok || !t.sp.touches(r) && advice != unix.MADV_REMOVE {
 		t.resume(0)
 		return
 	}
-	advice := int(int32(c.Args[2]))
 	switch advice {
 	case unix.MADV_DONTNEED, unix.MADV_FREE, unix.MADV_REMOVE, unix.MADV_DONTNEED_LOCKED:
 		t.skip(negated(t.drop(r, advice)))
@@ -169,13 +168,15 @@ func (t *task) madvise(c tracee.Call) {
 	}
 }
 
+// drop goes on behind what is not mapped, as the kernel does.
 func (t *task) drop(r mem.Range, advice int) syscall.Errno {
+	hole := syscall.Errno(0)
 	native := advice
 	if advice == unix.MADV_FREE {
 		// The kernel would drop the pages when it likes, unseen.
 		native = unix.MADV_DONTNEED
 	}
-	return t.sp.parts(r, func(part mem.Range, ours bool) syscall.Errno {
+	errno := t.sp.parts(r, func(part mem.Range, ours bool) syscall.Errno {
 		if ours {
 			var errno syscall.Errno
 			t.as(waitCall, func() { errno = t.v.Madvise(part.Start, part.Len(), advice) })
@@ -184,17 +185,30 @@ func (t *task) drop(r mem.Range, advice int) syscall.Errno {
 			}
 			if advice == unix.MADV_FREE {
 				// The mirror keeps the pages that may be dropped.
-				t.as(waitCall, func() { t.v.Madvise(part.Start, part.Len(), unix.MADV_DONTNEED) })
+				t.sp.v.Discard(part)
 			}
 			t.sp.follow()
 			t.sp.apply(part)
 			if t.sp.managed == nil {
 				t.p.applyAll() // pages that others have of the same object
 			}
+		} else if advice == unix.MADV_REMOVE {
+			t.sp.reflect(part) // others may show the same file
 		}
 		_, errno := t.agentCall(unix.SYS_MADVISE, uintptr(part.Start), uintptr(part.Len()), uintptr(native))
+		if !ours && advice == unix.MADV_REMOVE {
+			t.v.Madvise(part.Start, part.Len(), advice) // as far as that went
+			t.p.applyAll()
+		}
+		if errno == unix.ENOMEM {
+			hole, errno = errno, 0
+		}
 		return errno
 	})
+	if errno == 0 {
+		errno = hole
+	}
+	return errno
 }
 
 // applyAll applies what the loss of an object's pages has changed, in whatever
@@ -275,86 +289,4 @@ func (t *task) shrunk(old, now mem.Range) {
 			t.unmapped(r)
 		}
 	}
-}
-
-// mremap moves or resizes a mapping.
-func (t *task) mremap(c tracee.Call) {
-	old, okOld := pages(c.Args[0], max(c.Args[1], 1))
-	fixed := c.Args[3]&unix.MREMAP_FIXED != 0
-	to, okNew := pages(c.Args[4], max(c.Args[2], 1))
-	hit := okOld && t.sp.touches(old)
-	if !hit && !(fixed && okNew && t.sp.touches(to)) {
-		t.resume(0)
-		return
-	}
-	if !hit {
-		// Only what is at the target goes.
-		if t.run() && t.call.Errno == 0 {
-			t.unmapped(to)
-		}
-		t.resume(0)
-		return
-	}
-	t.moveMapping(old, c)
-}
-
-// moveMapping moves registered memory: its pages, with the permissions that
-// they have, go with it. The kernel moves one mapping at a time, and ours are
-// cut up by permissions: so it is opened first, moved, and closed again, while
-// the threads that could see it are kept away.
-func (t *task) moveMapping(old mem.Range, c tracee.Call) {
-	sp := t.sp
-	newLen := (c.Args[2] + mem.PageSize - 1) &^ (mem.PageSize - 1)
-	sp.unseal(old)
-	close := []inject.Op{{NR: unix.SYS_MPROTECT, Args: [6]uintptr{uintptr(old.Start), uintptr(old.Len()), unix.PROT_NONE}}}
-	if !sp.do("close memory that moves", close) {
-		return
-	}
-	sp.prot.set(old, unix.PROT_NONE)
-	at, errno := t.agentCall(unix.SYS_MREMAP, c.Args[0], c.Args[1], c.Args[2], c.Args[3], c.Args[4])
-	if errno != 0 {
-		sp.apply(old)
-		t.skip(negated(errno))
-		return
-	}
-	flags := int(c.Args[3])&^vkernel.MremapDontUnmap | vkernel.MremapMayMove | vkernel.MremapFixed
-	if c.Args[3]&unix.MREMAP_DONTUNMAP != 0 {
-		flags = int(c.Args[3]) | vkernel.MremapMayMove | vkernel.MremapFixed
-	}
-	if at == c.Args[0] {
-		flags = 0
-	}
-	now := mem.MakeRange(addr(at), uint64(newLen))
-	sp.prot.forget(old)
-	sp.prot.set(now, unix.PROT_NONE)
-	// It has happened by the time that anybody is told of it, or asked for more
-	// pages of it.
-	settle := func() {
-		sp.follow()
-		if !sp.mirrorShared(now) {
-			return
-		}
-		t.guard(sp, now)
-		// What is not registered where it is now has to be opened, too.
-		sp.returned(now)
-		sp.apply(now)
-		sp.apply(old)
-	}
-	if newLen > uintptr(old.Len()) {
-		sp.grown(old, now)
-	}
-	t.parking = settle
-	t.as(waitCall, func() {
-		_, errno = t.v.Mremap(old.Start, old.Len(), uint64(newLen), flags, addr(at))
-	})
-	t.parking = nil
-	if t.gone {
-		return
-	}
-	if errno != 0 {
-		t.p.fatal("follow a mapping that has moved", errno)
-		return
-	}
-	settle()
-	t.skip(int64(at))
 }

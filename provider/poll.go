@@ -7,10 +7,12 @@ package provider
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 )
 
@@ -19,51 +21,38 @@ const mostPolled = 64
 
 // poll lets the kernel answer, which knows from the pipe what can be read. It
 // cannot know that poll is an error on a descriptor before its handshake, or on
-// one that blocks: such a one is reported at once.
+// one that blocks, nor that the device is always ready: such a one is reported
+// at once.
 func (t *task) poll(c tracee.Call) {
 	if c.Nr != sysPoll && c.Nr != unix.SYS_PPOLL {
 		t.selects(c)
 		return
 	}
-	n := min(int(c.Args[1]), mostPolled)
-	fds := make([]byte, 8*max(n, 0))
-	fds = fds[:t.sp.Load(addr(c.Args[0]), fds)&^7]
-	var bad []int
-	for i := 0; i < len(fds); i += 8 {
-		f := t.p.identify(t.th.Process(), int(int32(binary.LittleEndian.Uint32(fds[i:]))))
-		if f != nil {
-			f.waited()
-		}
-		if f != nil && !f.device && t.sp.v.Blocking(t.sp.handle(f)) {
-			bad = append(bad, i)
-		}
-	}
-	if len(bad) == 0 {
+	p := t.polled(c)
+	if len(p) == 0 {
 		t.resume(0)
 		return
 	}
-	// The others are looked at without waiting: by ppoll, with a timeout of
-	// zero in memory of ours.
-	if !t.planted() {
-		return
+	if slices.ContainsFunc(p, func(e polled) bool { return e.revents != 0 }) {
+		// The others are looked at without waiting: by ppoll, with a timeout
+		// of zero in memory of ours.
+		if !t.planted() {
+			return
+		}
+		slot := t.pollSlot()
+		clear(t.sp.agent.Data()[slot : slot+16])
+		args := [6]uintptr{c.Args[0], c.Args[1], uintptr(t.sp.agent.DataAddr()) + uintptr(slot)}
+		if inject.Rewrite(t.th.Tid(), unix.SYS_PPOLL, args) != nil {
+			return
+		}
 	}
-	slot := t.pollSlot()
-	clear(t.sp.agent.Data()[slot : slot+16])
-	args := [6]uintptr{c.Args[0], c.Args[1], uintptr(t.sp.agent.DataAddr()) + uintptr(slot)}
-	if inject.Rewrite(t.th.Tid(), unix.SYS_PPOLL, args) != nil || !t.run() {
+	if !t.run() {
 		return
 	}
 	ready := int64(t.call.Ret)
 	if t.call.Errno == 0 {
-		for _, i := range bad {
-			revents := addr(c.Args[0]) + addr(uintptr(i+6))
-			var b [2]byte
-			t.sp.Load(revents, b[:])
-			if b == [2]byte{} {
-				ready++
-			}
-			binary.LittleEndian.PutUint16(b[:], unix.POLLERR)
-			t.sp.Store(revents, b[:])
+		for _, e := range p {
+			ready += t.correct(e)
 		}
 	}
 	t.restore(c, ready)
@@ -128,4 +117,65 @@ func (t *task) selects(c tracee.Call) {
 		t.sp.Store(addr(c.Args[1+i]), now)
 	}
 	t.restore(c, ready)
+}
+
+// polled is an entry of a poll about which the kernel cannot be right.
+type polled struct {
+	at      mem.Addr // of the struct pollfd
+	revents uint16   // what is so at once
+}
+
+// What pipes have and descriptors do not, and what a device without a poll of its
+// own has.
+const (
+	pollRdnorm = 0x40
+	pollDevice = unix.POLLIN | unix.POLLOUT | pollRdnorm | 0x100
+)
+
+// polled finds the entries that need a correction, and notes what is waited for.
+func (t *task) polled(c tracee.Call) (all []polled) {
+	n := min(int(uint32(c.Args[1])), mostPolled)
+	fds := make([]byte, 8*n)
+	fds = fds[:t.sp.Load(addr(c.Args[0]), fds)&^7]
+	for i := 0; i < len(fds); i += 8 {
+		f := t.p.identify(t.th.Process(), int(int32(binary.LittleEndian.Uint32(fds[i:]))))
+		if f == nil {
+			continue
+		}
+		f.waited()
+		e := polled{at: addr(c.Args[0]) + mem.Addr(i)}
+		events := binary.LittleEndian.Uint16(fds[i+4:])
+		switch {
+		case f.device:
+			e.revents = events & pollDevice
+		case t.sp.v.Blocking(t.sp.handle(f)):
+			e.revents = unix.POLLERR
+		}
+		// Nobody waits for POLLRDNORM alone, which never comes.
+		if e.revents != 0 || events&(pollRdnorm|unix.POLLIN) == pollRdnorm|unix.POLLIN {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// correct makes an entry say what the kernel would, and returns by how much that
+// changes the number of those that are ready.
+func (t *task) correct(e polled) int64 {
+	var b [2]byte
+	t.sp.Load(e.at+6, b[:])
+	was := binary.LittleEndian.Uint16(b[:])
+	is := e.revents
+	if is == 0 {
+		is = was &^ pollRdnorm
+	}
+	if is == was {
+		return 0
+	}
+	binary.LittleEndian.PutUint16(b[:], is)
+	t.sp.Store(e.at+6, b[:])
+	if was == 0 {
+		return 1
+	}
+	return 0
 }

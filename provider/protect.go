@@ -282,46 +282,60 @@ func subtract(a, b []mem.Range) (rest []mem.Range) {
 	return rest
 }
 
-// unalias drops the aliases that lie in r alone, and returns the others.
+// unalias drops what aliases show of r, and returns what is left of them.
 func (sp *space) unalias(r mem.Range) (left []alias) {
 	for _, al := range sp.aliases {
-		if !r.Covers(al.Range) {
-			left = append(left, al)
-			continue
+		for _, part := range subtract([]mem.Range{al.Range}, []mem.Range{r}) {
+			left = append(left, alias{part, al.at + (part.Start - al.Start)})
 		}
-		sp.ops = append(sp.ops, inject.Op{NR: unix.SYS_MUNMAP, Args: [6]uintptr{uintptr(al.at), uintptr(al.Len())}})
+		if gone := al.Intersect(r); !gone.Empty() {
+			sp.ops = append(sp.ops, inject.Op{NR: unix.SYS_MUNMAP,
+				Args: [6]uintptr{uintptr(al.at + (gone.Start - al.Start)), uintptr(gone.Len())}})
+		}
 	}
 	return left
+}
+
+// unaliased returns what of r has no alias.
+func (sp *space) unaliased(r mem.Range) []mem.Range {
+	rest := []mem.Range{r}
+	for _, al := range sp.aliases {
+		rest = subtract(rest, []mem.Range{al.Range})
+	}
+	return rest
 }
 
 // mirrorShared makes aliases for the shared memory of r that has none.
 func (sp *space) mirrorShared(r mem.Range) bool {
 	ok := true
 	sp.v.Shared(r, func(part mem.Range) {
-		if sp.alias(part.Start) != 0 || !ok {
-			return
+		for _, part := range sp.unaliased(part) {
+			ok = ok && sp.mirrorPart(part)
 		}
-		// Locked memory would be brought in where it can be accessed.
-		if ok = sp.do("map shared memory once more", []inject.Op{{NR: unix.SYS_MPROTECT,
-			Args: [6]uintptr{uintptr(part.Start), uintptr(part.Len()), unix.PROT_NONE}}}); !ok {
-			return
-		}
-		sp.prot.set(part, unix.PROT_NONE)
-		// A length of zero makes mremap map the same memory once more.
-		at, err := sp.agent.Call(unix.SYS_MREMAP, uintptr(part.Start), 0, uintptr(part.Len()), unix.MREMAP_MAYMOVE, inject.Hint())
-		if err != nil {
-			if !gone(err) {
-				sp.p.fatal("map shared memory once more", err)
-			}
-			ok = false
-			return
-		}
-		sp.aliases = append(sp.aliases, alias{part, mem.Addr(at)})
-		ok = sp.do("open an alias", []inject.Op{
-			{NR: unix.SYS_MUNLOCK, Args: [6]uintptr{at, uintptr(part.Len())}},
-			{NR: unix.SYS_MPROTECT, Args: [6]uintptr{at, uintptr(part.Len()), unix.PROT_READ | unix.PROT_WRITE}},
-			{NR: unix.SYS_MADVISE, Args: [6]uintptr{at, uintptr(part.Len()), unix.MADV_DONTFORK}},
-		})
 	})
 	return ok
+}
+
+// mirrorPart makes one alias.
+func (sp *space) mirrorPart(part mem.Range) bool {
+	// Locked memory would be brought in where it can be accessed.
+	if !sp.do("map shared memory once more", []inject.Op{{NR: unix.SYS_MPROTECT,
+		Args: [6]uintptr{uintptr(part.Start), uintptr(part.Len()), unix.PROT_NONE}}}) {
+		return false
+	}
+	sp.prot.set(part, unix.PROT_NONE)
+	// A length of zero makes mremap map the same memory once more.
+	at, err := sp.agent.Call(unix.SYS_MREMAP, uintptr(part.Start), 0, uintptr(part.Len()), unix.MREMAP_MAYMOVE, inject.Hint())
+	if err != nil {
+		if !gone(err) {
+			sp.p.fatal("map shared memory once more", err)
+		}
+		return false
+	}
+	sp.aliases = append(sp.aliases, alias{part, mem.Addr(at)})
+	return sp.do("open an alias", []inject.Op{
+		{NR: unix.SYS_MUNLOCK, Args: [6]uintptr{at, uintptr(part.Len())}},
+		{NR: unix.SYS_MPROTECT, Args: [6]uintptr{at, uintptr(part.Len()), unix.PROT_READ | unix.PROT_WRITE}},
+		{NR: unix.SYS_MADVISE, Args: [6]uintptr{at, uintptr(part.Len()), unix.MADV_DONTFORK}},
+	})
 }

@@ -6,24 +6,47 @@ package provider_test
 
 import (
 	"context"
+	"flag"
+	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/workload"
 	"github.com/faultline-go/faultline/internal/workload/measure"
 )
 
-// command builds faultline.
+// built is the command, made once for all tests.
+var built struct {
+	once sync.Once
+	dir  string
+	path string
+	err  error
+}
+
+// command returns the path of faultline.
 func command(t *testing.T) string {
 	t.Helper()
-	path, err := measure.Faultline(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "faultline-provider-"); built.err == nil {
+			built.path, built.err = measure.Faultline(t.Context(), built.dir)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
 	}
-	return path
+	return built.path
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	status := m.Run()
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir)
+	}
+	os.Exit(status)
 }
 
 // TestProgram runs a C program that knows nothing of us, and that ends with an
@@ -81,18 +104,5 @@ func TestStatus(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), faultline, "provide", "--", "/no/such/program").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "not found") {
 		t.Errorf("a program that does not exist: %v %s", err, out)
-	}
-}
-
-// TestStress has the stressor of somebody else find no wrong page.
-func TestStress(t *testing.T) {
-	stress, err := exec.LookPath("stress-ng")
-	testutil.Need(t, err == nil, "stress-ng is not installed")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, command(t), "provide", "--", stress,
-		"--userfaultfd", "2", "--timeout", "3", "--verify").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "successful run completed") {
-		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -6,6 +6,7 @@ package provider
 
 import (
 	"encoding/binary"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,18 +21,27 @@ import (
 // while, and then in the kernel, in a poll of its own pipe: there a signal ends
 // it as it would end a read.
 func (t *task) read(f *file, c tracee.Call) {
+	if f.device {
+		t.skip(negated(unix.EINVAL))
+		return
+	}
+	how, known := rwFlags(c)
+	if !known {
+		t.resume(0) // refused for a pipe as for any other file
+		return
+	}
 	h := t.sp.handle(f)
 	to, errno := t.buffers(c)
 	if h < 0 {
 		errno = unix.ENFILE
 	}
-	if errno != 0 {
+	switch {
+	case errno != 0:
 		t.skip(negated(errno))
 		return
-	}
-	flags := 0
-	if c.Nr == unix.SYS_PREADV2 {
-		flags = int(int32(c.Args[5]))
+	case c.Nr != unix.SYS_READ && !slices.ContainsFunc(to, func(s vkernel.Segment) bool { return s.Len != 0 }):
+		t.skip(0) // before anybody is asked
+		return
 	}
 	f.readers++
 	defer f.leave()
@@ -40,7 +50,7 @@ func (t *task) read(f *file, c tracee.Call) {
 	for {
 		t.sp.cur = t
 		var n int
-		t.as(waitRead, func() { n, errno = t.v.Preadv2(h, to, -1, flags) })
+		t.as(waitRead, func() { n, errno = t.v.Preadv2(h, to, -1, how) })
 		if t.gone {
 			return
 		}
@@ -164,10 +174,25 @@ func (t *task) pollSlot() int {
 	return base + t.th.Tid()%(base/size)*size
 }
 
-// buffers returns where a read goes.
+// rwFlags returns the flags of a preadv2(2), and false for those, and an offset,
+// that the kernel refuses for a pipe as for what we show in its place.
+func rwFlags(c tracee.Call) (flags int, known bool) {
+	if c.Nr != unix.SYS_PREADV2 {
+		return 0, true
+	}
+	const idle = unix.RWF_HIPRI | unix.RWF_DSYNC | unix.RWF_SYNC
+	flags = int(int32(c.Args[5]))
+	return flags & unix.RWF_NOWAIT, flags&^(idle|unix.RWF_NOWAIT) == 0 && int64(c.Args[3]) == -1
+}
+
+// buffers returns where a read goes. The checks are the kernel's, in its order.
 func (t *task) buffers(c tracee.Call) ([]vkernel.Segment, syscall.Errno) {
 	if c.Nr == unix.SYS_READ {
-		return []vkernel.Segment{{Addr: addr(c.Args[1]), Len: uint64(c.Args[2])}}, 0
+		s := vkernel.Segment{Addr: addr(c.Args[1]), Len: uint64(c.Args[2])}
+		if !ofUser(s) {
+			return nil, unix.EFAULT
+		}
+		return []vkernel.Segment{s}, 0
 	}
 	n := int(int32(c.Args[2]))
 	if n < 0 || n > 1024 {
@@ -185,7 +210,18 @@ func (t *task) buffers(c tracee.Call) ([]vkernel.Segment, syscall.Errno) {
 			return nil, unix.EINVAL
 		}
 	}
+	for _, s := range to {
+		if !ofUser(s) {
+			return nil, unix.EFAULT
+		}
+	}
 	return to, 0
+}
+
+// ofUser reports whether a buffer lies where a program can have memory at all.
+func ofUser(s vkernel.Segment) bool {
+	end := uint64(s.Addr) + s.Len
+	return end >= s.Len && end <= userEnd
 }
 
 // fcntl follows the flags of a descriptor, and finds the numbers of its
@@ -287,10 +323,12 @@ func (t *task) rights(hdr mem.Addr, n int) (fds []int) {
 	return fds
 }
 
-// Requests of ioctl(2) for descriptors of any kind: O_NONBLOCK by another name, and
-// close-on-exec.
+// Requests of ioctl(2) that the kernel answers for every file. FIONBIO is
+// O_NONBLOCK by another name.
 const (
 	fionbio  = 0x5421
-	fionclex = 0x5450
 	fioclex  = 0x5451
+	fionclex = 0x5450
+	fioqsize = 0x5460
+	figetbsz = 2
 )

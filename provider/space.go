@@ -164,7 +164,19 @@ func (sp *space) Load(a mem.Addr, dst []byte) int {
 	if off := uint64(a - sp.cacheAt); len(sp.cache) != 0 && off < uint64(len(sp.cache)) && len(dst) <= len(sp.cache)-int(off) {
 		return copy(dst, sp.cache[off:])
 	}
-	return inject.ReadMemory(sp.ts.Pid(), a, dst)
+	n := inject.ReadMemory(sp.ts.Pid(), a, dst)
+	if n < len(dst) && sp.mem != nil && sp.writeOnly(a+mem.Addr(n)) {
+		// The processor reads what may only be written, and that call does not.
+		more, _ := unix.Pread(int(sp.mem.Fd()), dst[n:], int64(a)+int64(n))
+		n += max(more, 0)
+	}
+	return n
+}
+
+// writeOnly reports whether memory at a may be written and not read.
+func (sp *space) writeOnly(a mem.Addr) bool {
+	vmas, err := procmem.Maps(sp.ts.Pid())
+	return err == nil && slices.ContainsFunc(vmas, func(v procmem.VMA) bool { return v.Contains(a) && v.Write && !v.Read })
 }
 
 // Store implements [vkernel.Outside].
@@ -293,6 +305,9 @@ func (sp *space) Blank(a mem.Addr) bool {
 	return err == nil && page == zeros
 }
 
+// Opened implements [vkernel.Outside].
+func (sp *space) Opened(a mem.Addr) { sp.apply(mem.MakeRange(a.Down(), mem.PageSize)) }
+
 // Install implements [vkernel.Outside].
 func (sp *space) Install(h int) (int, syscall.Errno) {
 	fd := sp.cur.number(h, sp.v.Flags(h), false)
@@ -305,6 +320,9 @@ func (sp *space) Install(h int) (int, syscall.Errno) {
 // reflect brings what the mirror knows of the mappings in r up to date, which
 // is not watched where nobody has registered it.
 func (sp *space) reflect(r mem.Range) {
+	if r.Empty() {
+		return
+	}
 	vmas, err := procmem.Maps(sp.ts.Pid())
 	if err != nil {
 		return // the process is gone
@@ -336,6 +354,25 @@ func (sp *space) grown(old, now mem.Range) {
 	if old.Start == now.Start {
 		sp.v.Reflect(mem.Range{Start: old.End, End: now.End}, nil)
 	}
+}
+
+// relax has locked memory of r stay locked, and not be brought in by a change of
+// its permissions.
+func (sp *space) relax(r mem.Range) bool {
+	if procmem.Locked(sp.ts.Pid()) == 0 {
+		return true
+	}
+	vmas, err := procmem.Maps(sp.ts.Pid())
+	if err != nil {
+		return false // the process is gone
+	}
+	var ops []inject.Op
+	for _, v := range vmas {
+		if l := v.Intersect(r); !l.Empty() && sp.locked(l) {
+			ops = append(ops, inject.Op{NR: unix.SYS_MLOCK2, Args: [6]uintptr{uintptr(l.Start), uintptr(l.Len()), unix.MLOCK_ONFAULT}})
+		}
+	}
+	return sp.do("keep memory locked", ops)
 }
 
 // aliased reports whether r is an alias.

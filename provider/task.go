@@ -5,7 +5,9 @@
 package provider
 
 import (
+	"fmt"
 	"iter"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -100,6 +102,12 @@ func (p *Provider) newTask(th *tracee.Thread, sp *space) *task {
 // loop is the coroutine.
 func (t *task) loop(yield func(struct{}) bool) {
 	t.yield = yield
+	defer func() {
+		// A panic leaves a coroutine without saying where it was.
+		if e := recover(); e != nil {
+			panic(fmt.Sprintf("%v\n%s", e, debug.Stack()))
+		}
+	}()
 	for {
 		t.job()
 		t.job = nil

@@ -23,7 +23,10 @@ const mostTries = 1000
 // use has a thread make a call whose buffers may lie in registered memory: the
 // pages come first, as they do when the kernel faults on them in the midst of
 // the call. What a page brings may be where others are, as in a vector.
-func (t *task) use(c tracee.Call) {
+func (t *task) use(c tracee.Call) { t.useThen(c, nil) }
+
+// useThen calls then, if it is not nil, when the call was made and has succeeded.
+func (t *task) useThen(c tracee.Call, then func()) {
 	if t.calls.nr != c.Nr || t.calls.args != c.Args {
 		t.calls.nr, t.calls.args, t.calls.tries = c.Nr, c.Args, 0
 	}
@@ -46,7 +49,7 @@ func (t *task) use(c tracee.Call) {
 	if t.gone {
 		return
 	}
-	if !noted[c.Nr] && !slices.ContainsFunc(t.ranges, func(r sysargs.Range) bool { return t.sp.touches(r.Range) }) {
+	if then == nil && !noted[c.Nr] && !slices.ContainsFunc(t.ranges, func(r sysargs.Range) bool { return t.sp.touches(r.Range) }) {
 		t.resume(0)
 		return
 	}
@@ -59,6 +62,9 @@ func (t *task) use(c tracee.Call) {
 		return
 	}
 	t.used(c)
+	if then != nil && t.call.Errno == 0 {
+		then()
+	}
 	t.resume(0)
 }
 

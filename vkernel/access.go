@@ -242,7 +242,7 @@ func (as *space) peek(a mem.Addr, dst []byte) bool {
 	for done := 0; done < len(dst); {
 		n := min(len(dst)-done, mem.PageSize-int(a&(mem.PageSize-1)))
 		if as.out != nil {
-			if !as.open(a, false) || as.out.Load(a, dst[done:done+n]) < n {
+			if !as.open(a, &op) || as.out.Load(a, dst[done:done+n]) < n {
 				return false
 			}
 			done += n

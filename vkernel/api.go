@@ -29,7 +29,29 @@ func (th *Thread) readArg(arg mem.Addr, n int) (w words, errno syscall.Errno) {
 func (th *Thread) writeWord(arg mem.Addr, i int, v uint64) syscall.Errno {
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], v)
-	if n, errno := th.copyOut(arg+mem.Addr(8*i), b[:]); n < 8 {
+	at := arg + mem.Addr(8*i)
+	if low := mem.PageSize - int(at&(mem.PageSize-1)); low < 8 {
+		return th.writeSplit(at, b[:low], b[low:])
+	}
+	if n, errno := th.copyOut(at, b[:]); n < 8 {
+		return argErrno(errno)
+	}
+	return 0
+}
+
+// writeSplit writes a word that lies in two pages. It is one store of the
+// processor's, which happens wholly or not at all.
+func (th *Thread) writeSplit(a mem.Addr, low, high []byte) syscall.Errno {
+	next := a + mem.Addr(len(low))
+	old := make([]byte, len(high))
+	if n, errno := th.copyIn(next, old); n < len(old) {
+		return argErrno(errno)
+	}
+	if n, errno := th.copyOut(next, high); n < len(high) {
+		return argErrno(errno)
+	}
+	if n, errno := th.copyOut(a, low); n < len(low) {
+		th.copyOut(next, old)
 		return argErrno(errno)
 	}
 	return 0

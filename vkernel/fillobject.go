@@ -40,7 +40,7 @@ func (f *filler) object(v *vma, a mem.Addr, done int) syscall.Errno {
 		switch {
 		case beyond:
 			return EINVAL
-		case !has:
+		case !has && (as.out == nil || !e.present()): // see learnObject
 			return EFAULT
 		case e.present():
 			return EEXIST

@@ -174,6 +174,18 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 	return 0
 }
 
+// Discard drops the pages of r, of which nobody is told any more: of a mirror, where
+// Madvise only says that they may go.
+func (p *Process) Discard(r mem.Range) {
+	as := p.as.Load()
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	as.vmas.all(r, func(v *vma) bool {
+		as.zapAdvised(v, r.Intersect(v.rng()))
+		return true
+	})
+}
+
 // zapAdvised drops the pages and the poison of r. Where an object is behind v
 // the protection by a descriptor stays, in a marker: the page may come back.
 func (as *space) zapAdvised(v *vma, r mem.Range) {

@@ -25,14 +25,7 @@ func (p *Process) Smaps() string {
 	var b strings.Builder
 	p.eachVMA(func(as *space, v *vma) {
 		b.WriteString(as.mapsLine(v))
-		b.WriteString("\nVmFlags: ")
-		for _, f := range flagNames {
-			if v.is(f.flag) {
-				b.WriteString(f.name)
-				b.WriteByte(' ')
-			}
-		}
-		b.WriteByte('\n')
+		b.WriteString("\nVmFlags: " + v.flags.String() + "\n")
 	})
 	return b.String()
 }
@@ -47,13 +40,30 @@ func (p *Process) eachVMA(fn func(as *space, v *vma)) {
 	})
 }
 
-func (as *space) mapsLine(v *vma) string {
+// perms returns the permissions as maps shows them.
+func (v *vma) perms() string {
 	perm := []byte("---p")
 	for i, f := range []vmaFlags{vmRead, vmWrite, vmExec, vmMayShare} {
 		if v.is(f) {
 			perm[i] = "rwxs"[i]
 		}
 	}
+	return string(perm)
+}
+
+// String returns the names of flags as smaps shows them, each with a space after
+// it.
+func (f vmaFlags) String() string {
+	s := ""
+	for _, n := range flagNames {
+		if f&n.flag != 0 {
+			s += n.name + " "
+		}
+	}
+	return s
+}
+
+func (as *space) mapsLine(v *vma) string {
 	var off, inode uint64
 	name := ""
 	if v.obj != nil {
@@ -61,7 +71,7 @@ func (as *space) mapsLine(v *vma) string {
 	} else if as.brk > heapStart && v.start < as.brk && v.end > heapStart {
 		name = "[heap]"
 	}
-	line := fmt.Sprintf("%08x-%08x %s %08x %02x:%02x %d ", uint64(v.start), uint64(v.end), perm, off, 0, min(inode, 1), inode)
+	line := fmt.Sprintf("%08x-%08x %s %08x %02x:%02x %d ", uint64(v.start), uint64(v.end), v.perms(), off, 0, min(inode, 1), inode)
 	if name != "" {
 		line = fmt.Sprintf("%-73s%s", line, name)
 	}

@@ -45,6 +45,9 @@ type Outside interface {
 	// Blank reports whether the page of the object that is mapped at a, if the
 	// process has none of its own there, has nothing but zeros.
 	Blank(a mem.Addr) bool
+	// Opened says that a fault of the mirror's own has made the page at a
+	// accessible. It is called with no locks held.
+	Opened(a mem.Addr)
 
 	// Install gives descriptor fd of the mirror a number in the process.
 	Install(fd int) (int, syscall.Errno)
@@ -93,6 +96,7 @@ func (p *Process) Reflect(r mem.Range, maps []Mapping) {
 	defer as.mu.Unlock()
 	scars := as.scars(r)
 	defer as.restore(scars)
+	maps = as.unscar(maps, scars)
 	for v := as.vmas.find(r.Start); v != nil && v.start < r.End; {
 		if v.uffd != nil {
 			v = as.vmas.next(v)
@@ -245,7 +249,7 @@ func (as *space) learn(v *vma, r mem.Range) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		e := s.get(index(a))
-		if e.present() {
+		if e.present() || e&ptePoison != 0 {
 			return
 		}
 		flags := e & pteWP
@@ -277,7 +281,17 @@ func (as *space) learnObject(v *vma, r mem.Range) {
 	o := v.obj
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	// A page of the process's own hides what the object has: that is looked at
+	// when it is gone.
+	var own map[mem.Addr]bool
+	if !v.shared() {
+		own = make(map[mem.Addr]bool)
+		as.out.Resident(r, func(a mem.Addr, is bool) { own[a] = is })
+	}
 	as.out.Cached(r, func(a mem.Addr) {
+		if own[a] {
+			return
+		}
 		n := v.offset(a) >> mem.PageShift
 		if _, phantom := o.phantoms[n]; phantom {
 			if as.out.Blank(a) {
@@ -319,42 +333,6 @@ func appendRange(rs []mem.Range, r mem.Range) []mem.Range {
 		return rs
 	}
 	return append(rs, r)
-}
-
-// scars returns the pages of r that are poisoned.
-func (as *space) scars(r mem.Range) (rs []mem.Range) {
-	if !as.scarred.Load() {
-		return nil
-	}
-	note := func(a mem.Addr, size uint64, e pte) pte {
-		if e&ptePoison != 0 {
-			rs = appendRange(rs, mem.MakeRange(a, size))
-		}
-		return e
-	}
-	as.pt.update(r, func(a mem.Addr, e pte) pte { return note(a, mem.PageSize, e) })
-	as.pt.updateHuge(r, func(a mem.Addr, e pte) pte { return note(a, HugePageSize, e) })
-	return rs
-}
-
-// restore poisons what is still mapped of pages that were.
-func (as *space) restore(scars []mem.Range) {
-	for _, r := range scars {
-		as.vmas.all(r, func(v *vma) bool {
-			part := v.rng().Intersect(r)
-			for a := part.Start; a < part.End; a += mem.Addr(v.pageMask() + 1) {
-				s := as.pt.slot(a, true)
-				s.mu.Lock()
-				if v.hugetlb() {
-					s.huge = ptePoison
-				} else {
-					s.set(index(a), ptePoison)
-				}
-				s.mu.Unlock()
-			}
-			return true
-		})
-	}
 }
 
 // KernelFaults reports whether system calls wait for memory of p: whether any
@@ -467,7 +445,15 @@ func (v *vma) allowed(e pte) int {
 	case v.is(vmMissing | vmMinor):
 		return ProtNone
 	}
+	if prot&ProtWrite != 0 {
+		prot |= ProtRead // what can be written can be read
+	}
 	if e&pteWP != 0 && v.is(vmWP) {
+		prot &^= ProtWrite
+	}
+	if v.uffd != nil && v.obj != nil && !v.shared() && e&pteWrite == 0 {
+		// The first write makes the page the process's own, and it outlives
+		// the object's then.
 		prot &^= ProtWrite
 	}
 	return prot

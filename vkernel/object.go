@@ -65,6 +65,7 @@ func (o *object) storeLocked(n uint64, f frame) {
 		o.pages[n/slotPages] = b
 	}
 	b[n%slotPages] = f + 1
+	delete(o.phantoms, n)
 	if o.kind == kindHugetlb {
 		o.k.mem.huge.page(f).word.Or(frameCached)
 		o.k.mem.huge.page(f).word.And(^uint32(frameExclusive))
@@ -84,6 +85,11 @@ func (o *object) putFrame(f frame) {
 
 // dropLocked forgets the pages in [from, to).
 func (o *object) dropLocked(from, to uint64) {
+	for n := range o.phantoms {
+		if n >= from && n < to {
+			delete(o.phantoms, n)
+		}
+	}
 	for key, b := range o.pages {
 		base, left := key*slotPages, false
 		if base+slotPages <= from || base >= to {

@@ -50,15 +50,37 @@ func (th *Thread) Touch(a mem.Addr, write bool) error {
 // Want makes the page at a accessible as a system call does that is about to
 // use it. It returns EFAULT if it cannot be had, and EINTR for the dead.
 func (th *Thread) Want(a mem.Addr, write bool) syscall.Errno {
-	th.at = attempt{as: th.p.as.Load(), write: write, mode: kernelMode}
+	return th.want(attempt{as: th.p.as.Load(), write: write, mode: kernelMode}, a)
+}
+
+func (th *Thread) want(at attempt, a mem.Addr) syscall.Errno {
+	th.at = at
 	var one [1]byte
-	switch _, v := th.outside(a, one[:], &operation{write: write, probe: true}, &th.at); v {
+	switch _, v := th.outside(a, one[:], &operation{write: at.write, probe: true, force: at.force}, &th.at); v {
 	case retry:
 		return 0
 	case killed:
 		return EINTR
 	}
 	return EFAULT
+}
+
+// WantOf makes the page at a of another process accessible, as process_vm_readv and
+// process_vm_writev do. It returns what Want does.
+func (th *Thread) WantOf(p *Process, a mem.Addr, write bool) syscall.Errno {
+	return th.want(attempt{as: p.as.Load(), write: write, mode: pinMode}, a)
+}
+
+// Reach returns how many of n bytes from a on /proc/PID/mem reads or writes of a
+// process: as many as come before a page that would have to be waited for.
+func (th *Thread) Reach(p *Process, a mem.Addr, n uint64, write bool) uint64 {
+	as := p.as.Load()
+	for r := mem.MakeRange(a, n); !r.Empty(); r.Start = (r.Start + mem.PageSize).Down() {
+		if th.want(attempt{as: as, write: write, mode: ptraceMode, force: true}, r.Start) != 0 {
+			return uint64(r.Start - a)
+		}
+	}
+	return n
 }
 
 // outside is access for memory that lies outside.
@@ -68,7 +90,9 @@ func (th *Thread) outside(a mem.Addr, buf []byte, op *operation, at *attempt) (i
 	for done < len(buf) {
 		n := min(len(buf)-done, mem.PageSize-int(a&(mem.PageSize-1)))
 		at.tries = 0
-		for !as.open(a, op.write) {
+		faulted := false
+		for !as.open(a, op) {
+			faulted = true
 			if v := as.fault(th, a, at); v != retry {
 				return done, v
 			}
@@ -76,6 +100,9 @@ func (th *Thread) outside(a mem.Addr, buf []byte, op *operation, at *attempt) (i
 				th.handle()
 				return done, interrupted
 			}
+		}
+		if faulted && !op.probe {
+			as.out.Opened(a)
 		}
 		if !op.probe {
 			if got := as.transfer(a, buf[done:done+n], op.write); got < n {
@@ -97,7 +124,7 @@ func (as *space) transfer(a mem.Addr, buf []byte, write bool) int {
 
 // open reports whether the mirror lets an access through: to memory that
 // nobody has registered always, but where a page is poisoned.
-func (as *space) open(a mem.Addr, write bool) bool {
+func (as *space) open(a mem.Addr, op *operation) bool {
 	as.mu.RLock()
 	defer as.mu.RUnlock()
 	v := as.vmas.find(a)
@@ -113,12 +140,10 @@ func (as *space) open(a mem.Addr, write bool) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.get(index(a))
-	if write {
-		return e.writable()
-	}
-	return e.readable()
+	return as.allows(s.get(index(a)), false, op)
 }
+
+var noBytes [mem.PageSize]byte
 
 // outside installs a page whose content is outside: one of the process's own,
 // or one that the object does not have yet.
@@ -126,6 +151,8 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 	as := f.u.as
 	m := &as.k.mem
 	object := v.obj != nil && v.shared()
+	e := as.pt.entry(a)
+	there := e.present() || f.kind == fillZero && !object && e != 0
 	if object {
 		if v.obj.beyond(v.offset(a)) {
 			return EFAULT
@@ -134,13 +161,7 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 		v.obj.mu.Lock()
 		_, has := v.obj.lookupLocked(v.offset(a) >> mem.PageShift)
 		v.obj.mu.Unlock()
-		if has {
-			return EEXIST
-		}
-	}
-	e := as.pt.entry(a)
-	if e.present() || f.kind == fillZero && !object && e != 0 {
-		return EEXIST
+		there = there || has
 	}
 	var src []byte
 	if f.kind == fillCopy {
@@ -152,12 +173,20 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 		} else if src = f.page; !f.ahead && !f.read(src, done) {
 			return errSource
 		}
+	} else if f.kind == fillZero && v.obj != nil {
+		src = noBytes[:] // the object's page would show
+	}
+	if there {
+		return EEXIST // the source has been looked at first
 	}
 	phantom := !object && v.obj != nil && f.phantom(v, a)
 	if errno := as.out.Fill(a, src); errno != 0 {
 		return errno
 	}
-	fr := m.alloc()
+	var fr frame // the page of zeros
+	if f.kind == fillCopy || object || v.obj == nil {
+		fr = m.alloc()
+	}
 	if phantom {
 		v.obj.haunt(v.offset(a) >> mem.PageShift)
 	}
@@ -170,7 +199,7 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 	s := as.pt.slot(a, true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.set(index(a), f.entry(v, fr, !object))
+	s.set(index(a), f.entry(v, fr, !object && fr != 0))
 	return 0
 }
 

@@ -98,6 +98,7 @@ func (s *scan) vma(v *vma) syscall.Errno {
 		return 0
 	}
 	r := s.Range.Intersect(v.rng())
+	s.as.learn(v, r)
 	size := v.pageMask() + 1
 	for a := r.Start; a < r.End && !s.full; a = (a + size) &^ (size - 1) {
 		s.page(v, a, min((a+size)&^(size-1), r.End), base)

@@ -170,6 +170,18 @@ func MayWrite(pid int, a mem.Addr) bool {
 	return false
 }
 
+// Locked returns how much memory a process has locked, in KiB, 0 if it is gone.
+func Locked(pid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(b, []byte("\nVmLck:"))
+	line, _, _ := bytes.Cut(rest, []byte(" kB"))
+	n, _ := strconv.Atoi(string(bytes.TrimSpace(line)))
+	return n
+}
+
 // Running reports whether a thread runs or waits for a processor.
 func Running(pid, tid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/stat", pid, tid))

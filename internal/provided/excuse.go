@@ -9,24 +9,12 @@ import "regexp"
 var excuses = []struct{ why, titles string }{
 	{"it is about memory of huge pages, which cannot be registered",
 		`([a-km-z].*/|lock/(all|grows.*|on-fault)/)(private-)?hugetlb`},
-	{"it looks at mappings, and the real ones are cut up by the permissions that pages need at the moment",
-		`event/remap(-part|-grows-.*|-shrinks|-leaves-the-old)?/.*|event/(remove|unmap-silent)/.*|fork/(event|unread-and-closed)/.*|delivery/close/.*` +
-			`|(un)?register/other-owner/.*|register/(nothing-there|owners-do-not-merge|replaces-the-mode|splits-and-merges)/.*` +
-			`|brk/.*|lock/grows.*/.*|register/unwritable-answer/.*|register/regular-file-asynchronous`},
-	{"it looks at bits of the pagemap, which knows nothing of protection by us",
-		`async/(no-message|scan)/.*|continue/protected/shmem|copy/over-markers/.*|fill/by-any-descriptor-small/.*` +
-			`|fill/mode-wp-needs-wp/.*|fork/(clears|event-keeps)-protection/.*|unregister/clears-protection/.*` +
-			`|writeprotect/(lifted-in-part|survives-mprotect|thp|unpopulated.*)/.*`},
-	{"it looks at fdinfo from outside of the tree",
-		`fdinfo/text/.*|fill/wakes/.*|gone/killed/.*|read/(bad-buffer|faults-before-events|no-positions|vectors-in-part)/.*|delivery/dying/.*`},
 	{"the event of fork(2) is there for everybody", `handshake/fork-needs-privilege`},
 	{"the call and the device are there for everybody", `create/(device-without-privilege|privilege-before-flags)`},
 	{"a descriptor is a pipe, which cannot tell epoll(7) of an error", `poll/edges-before-handshake/.*`},
 	{"who traces it is us", `delivery/ptrace/.*`},
-	{"who looks is a process that has registered nothing", `delivery/(from-another-process|no-retry)/.*`},
-	{"it is wrong", // each is to be mended
-		`move/shared-after-fork/anon|register/what-cannot-be|self-mem/(read/.*|write/(anon|private-shmem))` +
-			`|writeprotect/stops-at-the-first/.*`},
+	{"whether a page is a process's own, and no child's, is not told", `move/shared-after-fork/anon`},
+	{"memory that the kernel may drop is not told from other memory", `register/what-cannot-be`},
 }
 
 // Excuse says why a case cannot pass; it is empty for all others.

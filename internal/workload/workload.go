@@ -14,6 +14,8 @@
 //   - procs: makes processes and threads in every way, with signals
 //   - pins: lets the kernel hold on to pages: direct I/O, pipes, io_uring
 //   - selfcheck: verifies itself for ever, to be killed
+//   - torn: serves its own memory by userfaultfd while it is dropped and touched
+//   - malform: makes malformed calls of userfaultfd at random, and prints their results
 //   - broken: breaks a page on purpose, to prove that the others would notice
 //   - gomem: a Go program with goroutines, garbage and signals
 package workload

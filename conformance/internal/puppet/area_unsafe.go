@@ -66,9 +66,16 @@ type area struct {
 	fd   int
 	b    []byte
 	used int // slots given out so far; they are not used again
-	// sees says what a thread is at that somebody else holds up; nil if nobody
-	// does.
-	sees func(tid int) (State, bool)
+	// eyes are nil where the kernel is what there is to see.
+	eyes eyes
+}
+
+// eyes see what somebody shows of puppets who is between them and the kernel.
+type eyes interface {
+	// state says what a thread is at that is held up.
+	state(tid int) (s State, held bool)
+	// read reads up to n bytes of a file of /proc, from off on.
+	read(path string, off int64, n int) ([]byte, error)
 }
 
 func newArea() (*area, error) {

@@ -7,6 +7,8 @@ package puppet
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -23,7 +25,7 @@ type VMA struct {
 
 // Maps returns the mappings that lie in r, in order.
 func (p *Process) Maps(r mem.Range) ([]VMA, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", p.pid))
+	b, err := p.read("smaps", 0, math.MaxInt)
 	if err != nil {
 		return nil, err
 	}
@@ -54,9 +56,26 @@ func (p *Process) Maps(r mem.Range) ([]VMA, error) {
 	return kept, nil
 }
 
+// read reads up to n bytes of a file that /proc has of the process.
+func (p *Process) read(name string, off int64, n int) ([]byte, error) {
+	path := fmt.Sprintf("/proc/%d/%s", p.pid, name)
+	if p.area.eyes != nil {
+		return p.area.eyes.read(path, off, n)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if _, err := f.Seek(off, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, int64(n)))
+}
+
 // Fdinfo returns what proc_pid_fdinfo(5) says of a descriptor.
 func (p *Process) Fdinfo(fd int) (string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", p.pid, fd))
+	b, err := p.read(fmt.Sprintf("fdinfo/%d", fd), 0, math.MaxInt)
 	return string(b), err
 }
 
@@ -67,14 +86,12 @@ func (p *Process) Link(fd int) (string, error) {
 
 // Pagemap returns the words of proc_pid_pagemap(5) about the pages of r.
 func (p *Process) Pagemap(r mem.Range) ([]uint64, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", p.pid))
+	b, err := p.read("pagemap", int64(r.Start.Page())*8, 8*r.Pages())
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	b := make([]byte, 8*r.Pages())
-	if _, err := f.ReadAt(b, int64(r.Start.Page())*8); err != nil {
-		return nil, err
+	if len(b) < 8*r.Pages() {
+		return nil, io.ErrUnexpectedEOF
 	}
 	words := make([]uint64, r.Pages())
 	for i := range words {

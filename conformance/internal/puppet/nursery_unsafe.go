@@ -5,6 +5,7 @@
 package puppet
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -16,8 +17,9 @@ import (
 // Nursery is a puppet that makes puppets, for when the first of them has to be
 // started by somebody else: they do not descend from us then, but from it.
 type Nursery struct {
-	p    *Process
-	sees func(tid int) (State, bool)
+	p      *Process
+	sees   func(tid int) (State, bool)
+	reader *Process // nil until something was to be read
 }
 
 // StartNursery has start run a program with an environment that is empty, and
@@ -32,8 +34,8 @@ func StartNursery(start func(path string, argv []string, files []uintptr) error,
 	if err != nil {
 		return nil, err
 	}
-	a.sees = sees
 	n := &Nursery{p: newRoot(a), sees: sees}
+	a.eyes = n
 	err = n.p.launch(prog, func(path string, argv []string, files []uintptr) (int, error) {
 		return 0, start(path, argv, files)
 	})
@@ -51,8 +53,61 @@ func StartNursery(start func(path string, argv []string, files []uintptr) error,
 // Alive reports whether it can be used still.
 func (n *Nursery) Alive() bool { return !n.p.Exited() }
 
-// Close ends it, but none of those that it has made.
-func (n *Nursery) Close() error { return n.p.Close() }
+// Close ends it, but none of those that were asked for.
+func (n *Nursery) Close() error {
+	var err error
+	if n.reader != nil {
+		err = n.reader.Close()
+	}
+	return errors.Join(err, n.p.Close())
+}
+
+func (n *Nursery) state(tid int) (State, bool) { return n.sees(tid) }
+
+// read has a puppet read: what is shown to programs is seen by programs.
+func (n *Nursery) read(path string, off int64, most int) ([]byte, error) {
+	if n.reader == nil {
+		p, err := n.Start()
+		if err != nil {
+			return nil, err
+		}
+		n.reader = p
+		// Who never calls it may be left alone, and is shown nothing.
+		fd, err := p.main.Do(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|userModeOnly)
+		if err == nil {
+			_, err = p.main.Do(unix.SYS_CLOSE, fd)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("userfaultfd: %w", err)
+		}
+	}
+	th := n.reader.main
+	fd, err := th.Do(unix.SYS_OPENAT, atFDCWD, th.Text(append([]byte(path), 0)), unix.O_RDONLY|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open of %s: %w", path, err)
+	}
+	b, err := th.readAll(fd, off, most)
+	if _, cerr := th.Do(unix.SYS_CLOSE, fd); err == nil {
+		err = cerr
+	}
+	return b, named("read of "+path, err)
+}
+
+// userModeOnly is a flag of userfaultfd(2).
+const userModeOnly = 1
+
+// readAll reads up to n bytes of a file from off on, by way of the scratch memory.
+func (t *Thread) readAll(fd uint64, off int64, n int) (all []byte, err error) {
+	at, b := t.proc.Scratch()
+	for len(all) < n {
+		got, err := t.Do(unix.SYS_PREAD64, fd, uint64(at), uint64(min(len(b), n-len(all))), uint64(off)+uint64(len(all)))
+		if got == 0 || err != nil {
+			return all, err
+		}
+		all = append(all, b[:got]...)
+	}
+	return all, nil
+}
 
 // Start makes a puppet as [Start] does.
 func (n *Nursery) Start() (*Process, error) {
@@ -60,7 +115,7 @@ func (n *Nursery) Start() (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.sees = n.sees
+	a.eyes = n
 	p := newRoot(a)
 	if err := n.bear(p); err != nil {
 		p.Close()
@@ -102,9 +157,10 @@ func (n *Nursery) bear(p *Process) error {
 	return p.main.heed(syscall.SIGCHLD)
 }
 
+const atFDCWD = 1<<64 - 100 // AT_FDCWD
+
 // replace makes fd be another file.
 func (t *Thread) replace(fd uint64, path string) error {
-	const atFDCWD = 1<<64 - 100 // AT_FDCWD
 	n, err := t.Do(unix.SYS_OPENAT, atFDCWD, t.Text(append([]byte(path), 0)), unix.O_RDWR)
 	if err == nil && n != fd {
 		if _, err = t.Do(unix.SYS_DUP3, n, fd, 0); err == nil {

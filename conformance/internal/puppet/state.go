@@ -43,8 +43,8 @@ func (t *Thread) State() State {
 	if t.slot.finished() {
 		return Idle
 	}
-	if sees := t.proc.area.sees; sees != nil {
-		if s, held := sees(t.TID()); held {
+	if eyes := t.proc.area.eyes; eyes != nil {
+		if s, held := eyes.state(t.TID()); held {
 			return s
 		}
 	}

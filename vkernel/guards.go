@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vkernel
+
+import (
+	"strings"
+
+	"github.com/faultline-go/faultline/mem"
+)
+
+// Guard is memory of a mirror that is registered, or a page that is poisoned and
+// is not.
+type Guard struct {
+	Range mem.Range
+	Perms string // of the VMA, such as "rw-"
+	Flags string // its modes, as smaps shows them, such as "um uw"; none for poison
+}
+
+// Guards returns the memory of Registered, one VMA after the other.
+func (p *Process) Guards() (gs []Guard) {
+	p.eachVMA(func(as *space, v *vma) {
+		parts := []mem.Range{v.rng()}
+		if v.uffd == nil {
+			parts = as.scars(v.rng())
+		}
+		for _, r := range parts {
+			gs = append(gs, Guard{Range: r, Perms: v.perms()[:3], Flags: strings.TrimSpace((v.flags & vmUffd).String())})
+		}
+	})
+	return gs
+}
