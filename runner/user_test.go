@@ -56,7 +56,7 @@ func TestUserGo(t *testing.T) {
 
 // TestUserPins has the kernel use pages that are about to leave.
 func TestUserPins(t *testing.T) {
-	user(t, 2*mib, workload.Build(t, "pins"), t.TempDir(), "8", "7", "direct-io", "vmsplice", "vmsplice-gift", "vmsplice-read")
+	user(t, 2*mib, workload.Build(t, "pins"), t.TempDir(), strconv.Itoa(smaller(48, 4)), "7", "direct-io", "vmsplice", "vmsplice-read")
 }
 
 // TestUserJoin is TestJoinOfThreadWhoseStackWasOutside.
