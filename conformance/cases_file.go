@@ -35,7 +35,7 @@ var fileCases = []Case{
 		if c.Memory.File() {
 			p.Puts(r.Alias().At(3), 'f')
 			want := "[1 0 0 1]"
-			if c.Memory.Huge() {
+			if c.Memory.Huge() { // once there is a page table
 				want = "[1 0 0 0]"
 			}
 			Is(c, "with a page of the file", fmt.Sprint(r.mincore(4)), want)

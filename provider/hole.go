@@ -5,18 +5,22 @@
 package provider
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/inject"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/vkernel"
 )
 
 // resize follows calls that take pages from a file: a hole, or another size. They
 // go from all memory that maps them. They are taken from the mirror before the
-// call, so that nobody finds zeros there, and once more after it: a thread that
-// faults in between is given the old page.
+// call, so that nobody finds zeros there, and nobody is served until it has been
+// made: a thread that faulted in between would be given the old page, and keep it
+// as one of zeros.
 func (t *task) resize(c tracee.Call) {
 	o, ok := t.object(int(int32(c.Args[0])))
 	if !ok {
@@ -34,16 +38,31 @@ func (t *task) resize(c tracee.Call) {
 	}
 	t.p.k.Punch(o, off, n)
 	t.p.applyAll()
-	if !t.run() {
+	ret, ok := t.here(c)
+	if !ok {
 		return
 	}
-	if t.call.Errno == 0 {
-		if t.p.k.Punch(o, off, n); truncate {
-			t.p.k.Truncate(o, off)
-		}
+	if ret == 0 && truncate {
+		t.p.k.Truncate(o, off)
 		t.p.applyAll()
 	}
-	t.resume(0)
+	t.skip(ret)
+}
+
+// here has the thread make its call at once, while nothing else happens, and returns
+// what that returns. It reports false if the thread has died.
+func (t *task) here(c tracee.Call) (ret int64, ok bool) {
+	ok = t.session("make a call", func(s *inject.Session) error {
+		v, err := s.Syscall(c.Nr, c.Args[:]...)
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			ret = negated(errno)
+			return nil
+		}
+		ret = int64(v)
+		return err
+	})
+	return ret, ok
 }
 
 // object returns the name of the file that fd is.

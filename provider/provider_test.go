@@ -70,7 +70,7 @@ func TestProgram(t *testing.T) {
 // TestOdd has what went wrong once, each in a program that ends well on the
 // kernel's own call: a child that was never let go from a read or a poll; a
 // request for a range that cannot be, which kept us busy for ever; a vector in a
-// missing page; holes, which left zeros; memory that is given up while threads
+// missing page; holes, which left zeros, the more so if threads fault meanwhile; memory that is given up while threads
 // fault in it; the program's own handler of SIGSEGV; another process with the
 // same table of descriptors, which read from a pipe, and the other way round, for
 // each of whose messages a tenth of a second was waited; the vDSO, of which parts
@@ -80,7 +80,7 @@ func TestProgram(t *testing.T) {
 func TestOdd(t *testing.T) {
 	program := workload.Build(t, "uffdodd")
 	faultline := command(t)
-	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "leave", "signal", "table", "many", "vdso", "taken", "argument"} {
+	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "holes", "leave", "signal", "table", "many", "vdso", "taken", "argument"} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()

@@ -25,7 +25,7 @@ func soon(t *testing.T, what string, c <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-c:
-	case <-time.After(2 * time.Second):
+	case <-time.After(budget):
 		b := make([]byte, 1<<20)
 		t.Fatalf("%s does not end:\n%s", what, b[:runtime.Stack(b, true)])
 	}
@@ -44,7 +44,7 @@ func doing(fn func()) <-chan struct{} {
 // asleep waits until a thread sleeps in a fault.
 func asleep(t *testing.T, th *Thread) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), budget)
 	defer cancel()
 	if err := th.WaitState(ctx, InFault); err != nil {
 		t.Fatalf("the fault is not queued: thread %v", th.State())

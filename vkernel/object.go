@@ -267,11 +267,9 @@ func (o *object) punch(off, n uint64) {
 	if from < to {
 		o.dropLocked(from, to)
 	}
-	if o.kind != kindHugetlb {
-		o.zeroLocked(off, min(off+n, from<<o.shift))
-		if to >= from {
-			o.zeroLocked(max(off, to<<o.shift), off+n)
-		}
+	o.zeroLocked(off, min(off+n, from<<o.shift))
+	if to >= from {
+		o.zeroLocked(max(off, to<<o.shift), off+n)
 	}
 	o.mu.Unlock()
 	if from < to {
@@ -284,10 +282,21 @@ func (o *object) zeroLocked(from, to uint64) {
 	if from >= to || o.k.mem.bare {
 		return
 	}
-	if f, ok := o.lookupLocked(from >> mem.PageShift); ok {
-		p, mu := o.k.mem.page(f)
-		mu.Lock()
-		clear(p[from&(mem.PageSize-1) : (to-1)&(mem.PageSize-1)+1])
-		mu.Unlock()
+	f, ok := o.lookupLocked(from >> o.shift)
+	if !ok {
+		return
 	}
+	var p []byte
+	var mu *sync.Mutex
+	if o.kind == kindHugetlb {
+		h := o.k.mem.huge.page(f)
+		p, mu = h.data, &h.mu
+	} else {
+		small, lock := o.k.mem.page(f)
+		p, mu = small[:], lock
+	}
+	mask := uint64(1)<<o.shift - 1
+	mu.Lock()
+	clear(p[from&mask : (to-1)&mask+1])
+	mu.Unlock()
 }

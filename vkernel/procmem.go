@@ -112,15 +112,13 @@ func (as *space) residence(r mem.Range) ([]byte, bool) {
 
 func (as *space) resident(v *vma, a mem.Addr) bool {
 	if v.hugetlb() {
-		s := as.pt.slot(a, false)
-		if s == nil {
-			return false
+		// Only where there is no page table is the object looked at.
+		if s := as.pt.slot(a, false); s != nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.huge.present()
 		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.huge.present()
-	}
-	if as.pt.entry(a).present() {
+	} else if as.pt.entry(a).present() {
 		return true
 	}
 	if v.obj == nil {
@@ -128,6 +126,6 @@ func (as *space) resident(v *vma, a mem.Addr) bool {
 	}
 	v.obj.mu.Lock()
 	defer v.obj.mu.Unlock()
-	_, has := v.obj.lookupLocked(v.offset(a) >> mem.PageShift)
+	_, has := v.obj.lookupLocked(v.offset(a) >> v.obj.shift)
 	return has
 }

@@ -159,13 +159,15 @@ func (m *machine) makeRegion(i int, k conformance.Memory) {
 		m.do(conformance.Mmap, r.alias.Start, n, 3, conformance.MapShared|conformance.MapFixed, r.file, 0)
 	}
 	m.do(conformance.Mmap, r.all.Start, n, 3, r.flags(), r.file, 0)
-	if !k.Huge() {
-		// Whether there is a page table shows in what UFFDIO_MOVE complains
-		// of first, and is nobody's promise: see to it that there is one.
-		keep := r.all.Start + 1<<20
-		m.do(conformance.Mmap, keep, mem.PageSize, 3, conformance.MapPrivate|conformance.MapAnonymous|conformance.MapFixed, none, 0)
-		m.do(conformance.Store8, keep, 1)
+	// Whether there is a page table shows in what UFFDIO_MOVE complains of
+	// first, and in mincore of huge pages, and is nobody's promise: see to it
+	// that there is one.
+	keep := r.all.Start + 1<<20
+	if k.Huge() {
+		keep = r.all.Start + 12<<20
 	}
+	m.do(conformance.Mmap, keep, mem.PageSize, 3, conformance.MapPrivate|conformance.MapAnonymous|conformance.MapFixed, none, 0)
+	m.do(conformance.Store8, keep, 1)
 }
 
 // flags are those to map the region with.

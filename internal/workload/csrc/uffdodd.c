@@ -8,6 +8,7 @@
 //	uffdodd malformed   requests for ranges that cannot be
 //	uffdodd vector      a system call whose vector lies in a missing page
 //	uffdodd hole        a hole in a file whose memory is registered
+//	uffdodd holes       holes are made while threads fault
 //	uffdodd leave       threads fault in memory that is being given up
 //	uffdodd signal      a real bad access reaches the program's own handler
 //	uffdodd table       a process serves faults of another whose descriptors are
@@ -238,6 +239,33 @@ static void leave(void)
 		pthread_join(t[i], NULL);
 }
 
+static void *seven(void *unused)
+{
+	while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST))
+		for (int i = 0; i < 2; i++)
+			CHECK(*(volatile char *)(region + i * PAGE) == 7);
+	return unused;
+}
+
+static void holes(void)
+{
+	int m = memfd_create("holes", 0);
+	CHECK(m >= 0 && !ftruncate(m, 2 * PAGE));
+	region = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, m, 0);
+	CHECK(region != MAP_FAILED);
+	open_uffd(1);
+	serving();
+	watch(region, 2 * PAGE);
+	pthread_t t[4];
+	for (int i = 0; i < 4; i++)
+		CHECK(!pthread_create(&t[i], NULL, seven, NULL));
+	for (int i = 0; i < 2000; i++)
+		CHECK(!fallocate(m, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, i % 2 * PAGE, PAGE));
+	__atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+	for (int i = 0; i < 4; i++)
+		pthread_join(t[i], NULL);
+}
+
 static sigjmp_buf back;
 static void *volatile bad;
 static volatile int code;
@@ -422,7 +450,7 @@ int main(int argc, char **argv)
 		const char *name;
 		void (*run)(void);
 	} all[] = {{"forkread", forkread}, {"forkpoll", forkpoll}, {"malformed", malformed}, {"vector", vector},
-		   {"hole", hole}, {"leave", leave}, {"signal", signals}, {"table", table}, {"many", many},
+		   {"hole", hole}, {"holes", holes}, {"leave", leave}, {"signal", signals}, {"table", table}, {"many", many},
 		   {"vdso", vdso}, {"taken", taken}, {"argument", argument}};
 	source = map(PAGE, PROT_READ | PROT_WRITE);
 	memset(source, 7, PAGE);
