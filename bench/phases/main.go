@@ -4,7 +4,7 @@
 // phase: first fill, sequential, strided, random and hot-set access to a
 // working set four times as large as the memory it may have.
 //
-//	go run ./bench/phases [-runs N] [-store URL] [-swap zram|file:DIR] [-threads 1,4] [-side both]
+//	go run ./bench/phases [-runs N] [-store URL] [-swap zram|file:DIR] [-threads 1,4] [-side both] [-engine kernel|user]
 //
 // The kernel's side is a memory cgroup with a limit and swap to a zram device
 // (lz4) or to a file, both made for the run and removed after it; it needs
@@ -38,6 +38,7 @@ type options struct {
 	threads []int
 	kernel  bool
 	ours    bool
+	engine  string // who tells faultline of faults
 	binary  string // of faultline; built if empty
 }
 
@@ -70,6 +71,7 @@ func parse(args []string) (*options, error) {
 	f.StringVar(&o.swap, "swap", "zram", "the kernel's swap: zram, or file:`DIR`")
 	f.StringVar(&threads, "threads", "1", "comma-separated `numbers` of faulting threads")
 	f.StringVar(&side, "side", "both", "both, kernel or ours")
+	f.StringVar(&o.engine, "engine", "kernel", "`who` tells faultline of faults: kernel or user")
 	f.StringVar(&o.binary, "faultline", "", "`path` of the faultline command; built from the source if empty")
 	err := f.Parse(args)
 	if err != nil {
@@ -141,7 +143,7 @@ func touchArgs(o *options, threads int) []string {
 
 // oursArgs is the command line of our side, before the program's.
 func oursArgs(o *options) []string {
-	return []string{o.binary, "run", "--limit", fmt.Sprintf("%dMiB", o.limit), "--store", o.store, "--"}
+	return []string{o.binary, "run", "--limit", fmt.Sprintf("%dMiB", o.limit), "--store", o.store, "--engine", o.engine, "--"}
 }
 
 // both runs the kernel's side and then ours, and requires the same output.

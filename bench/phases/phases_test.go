@@ -25,7 +25,7 @@ func TestParse(t *testing.T) {
 	if o.runs != 5 || !slices.Equal(o.threads, []int{1, 4}) || o.swap != "file:/x" || o.kernel || !o.ours {
 		t.Errorf("parsed %+v", o)
 	}
-	want := []string{"f", "run", "--limit", "64MiB", "--store", "mem:", "--"}
+	want := []string{"f", "run", "--limit", "64MiB", "--store", "mem:", "--engine", "kernel", "--"}
 	if diff := cmp.Diff(want, oursArgs(o)); diff != "" {
 		t.Error(diff)
 	}
