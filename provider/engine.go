@@ -88,6 +88,10 @@ type managed struct {
 // of package inject's if the thread has died.
 func (e *Engine) Manage(th *tracee.Thread) (*Manager, error) {
 	p := e.Provider
+	if n := len(th.Process().Space().Processes()); n > 1 {
+		// A filter is for the threads of one process.
+		return nil, fmt.Errorf("%d processes share the memory of pid %d at the moment", n, th.Process().Pid())
+	}
 	sp := p.space(th.Process().Space())
 	t := p.task(th)
 	s, err := inject.Open(th.Tid())
@@ -97,16 +101,16 @@ func (e *Engine) Manage(th *tracee.Thread) (*Manager, error) {
 	if err = sp.plant(s); err == nil {
 		err = t.learnAction(s)
 	}
-	if err == nil {
-		err = s.Install(managedFilter())
+	// A program that was started by one whose memory is managed has it already.
+	f := p.filters[th.Process()]
+	everywhere := mem.Range{Start: 0, End: allMemory.End}
+	if err == nil && f != nil && !f.covers(everywhere, true) {
+		if err = s.Install(managedFilter()); err == nil {
+			f.windows, f.buffers = append(f.windows, everywhere), append(f.buffers, everywhere)
+		}
 	}
 	if err = errors.Join(err, s.Close()); err != nil {
 		return nil, err
-	}
-	if f := p.filters[th.Process()]; f != nil {
-		// They see everything.
-		everywhere := mem.Range{Start: 0, End: allMemory.End}
-		f.windows, f.buffers = append(f.windows, everywhere), append(f.buffers, everywhere)
 	}
 	if err := sp.open(); err != nil {
 		return nil, err

@@ -92,7 +92,7 @@ func (t *task) moveMapping(c tracee.Call) {
 	newLen := (c.Args[2] + mask) &^ mask
 	if !old.Empty() {
 		sp.unseal(old)
-	close := []inject.Op{{NR: unix.SYS_MPROTECT, Args: [6]uintptr{uintptr(old.Start), uintptr(old.Len()), unix.PROT_NONE}}}
+		close := []inject.Op{{NR: unix.SYS_MPROTECT, Args: [6]uintptr{uintptr(old.Start), uintptr(old.Len()), unix.PROT_NONE}}}
 		if !sp.do("close memory that moves", close) {
 			return
 		}

@@ -164,6 +164,7 @@ func (t *task) wake() { t.p.woken = append(t.p.woken, t) }
 func (t *task) end() {
 	t.gone = true
 	t.unpin()
+	t.forgetRseq()
 	delete(t.p.tasks, t.th)
 	t.v.End()
 	if (t.wait == waitNative || t.wait == waitElsewhere) && t.job != nil {
