@@ -40,6 +40,10 @@ func (t *task) mlock(c tracee.Call) {
 		return
 	}
 	if t.call.Errno != 0 {
+		if t.call.Errno == unix.ENOMEM {
+			// Up to a hole all is locked, and nothing is brought in.
+			t.marked(mem.Range{Start: r.Start, End: t.sp.mappedUntil(r)})
+		}
 		t.restore(c, negated(t.call.Errno))
 		return
 	}
@@ -56,6 +60,15 @@ func (t *task) mlock(c tracee.Call) {
 		return errno
 	})
 	t.restore(c, negated(errno))
+}
+
+// marked tells the mirror of memory that is locked as it comes.
+func (t *task) marked(r mem.Range) {
+	for _, g := range t.sp.guarded {
+		if part := g.Intersect(r); !part.Empty() {
+			t.v.Mlock2(part.Start, part.Len(), vkernel.MlockOnFault)
+		}
+	}
 }
 
 // bringIn has the kernel, too, make the pages that the mirror has made: those of a
@@ -84,10 +97,31 @@ func (t *task) instead(nr uintptr, args ...uintptr) bool {
 
 func (t *task) munlock(c tracee.Call) {
 	r, ok := lockRange(c)
-	if t.run() && t.call.Errno == 0 && ok {
-		t.unlock(r)
+	if t.run() && ok {
+		switch t.call.Errno {
+		case unix.ENOMEM:
+			r.End = t.sp.mappedUntil(r) // up to a hole it is done
+			fallthrough
+		case 0:
+			t.unlock(r)
+		}
 	}
 	t.resume(0)
+}
+
+// mappedUntil returns where the first hole of r begins.
+func (sp *space) mappedUntil(r mem.Range) mem.Addr {
+	vmas, err := procmem.Maps(sp.ts.Pid())
+	if err != nil {
+		return r.Start // it is dying
+	}
+	at := r.Start
+	for _, v := range vmas {
+		if v.Contains(at) {
+			at = v.End
+		}
+	}
+	return min(at, r.End)
 }
 
 func (t *task) munlockall(tracee.Call) {

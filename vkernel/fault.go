@@ -245,7 +245,15 @@ func (f *faulting) guarded() bool {
 // object handles a fault of memory that maps one of small pages.
 func (f *faulting) object() need {
 	v, o := f.v, f.v.obj
-	f.as.learnObject(v, mem.MakeRange(f.addr.Down(), mem.PageSize))
+	around := !f.at.write && !v.is(vmWP) && !v.is(vmMinor)
+	if f.as.out != nil {
+		near := mem.MakeRange(f.addr.Down(), mem.PageSize)
+		if around {
+			near.Start &^= aroundPages*mem.PageSize - 1
+			near.End = near.Start + aroundPages*mem.PageSize
+		}
+		f.as.learnObject(v, near.Intersect(v.rng()))
+	}
 	s := f.as.pt.slot(f.addr, true)
 	// The object comes before the slot in the order of locks: a page leaves
 	// the object first and the page tables then, so that none that has left
@@ -262,7 +270,7 @@ func (f *faulting) object() need {
 	if e&ptePoison != 0 {
 		return need{verdict: bus}
 	}
-	if !f.at.write && !v.is(vmWP) && !v.is(vmMinor) {
+	if around {
 		f.around(s, i)
 	}
 	n := v.offset(f.addr.Down()) >> mem.PageShift
@@ -298,10 +306,13 @@ func (f *faulting) object() need {
 	return need{}
 }
 
+// aroundPages is how many pages a read brings in that are there.
+const aroundPages = 16
+
 // around maps the pages near slot entry i that the object has already, as a
 // kernel does when one of them is read. It locks nothing that object has not.
 func (f *faulting) around(s *slot, i int) {
-	const pages = 16
+	const pages = aroundPages
 	v, o, m := f.v, f.v.obj, &f.as.k.mem
 	table := f.addr.Down() - mem.Addr(i)<<mem.PageShift // what entry 0 maps
 	from := max(i&^(pages-1), 0)

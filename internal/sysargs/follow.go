@@ -68,10 +68,14 @@ func (w *walk) sockaddr(at, lenAt uintptr) {
 
 func (w *walk) fcntl() {
 	switch int(w.args[1]) {
-	case unix.F_GETLK, unix.F_SETLK, unix.F_SETLKW, unix.F_OFD_GETLK, unix.F_OFD_SETLK, unix.F_OFD_SETLKW:
+	case unix.F_GETLK, unix.F_OFD_GETLK:
 		w.out(uint64(w.args[2]), sizeFlock)
-	case unix.F_GETOWN_EX, unix.F_SETOWN_EX:
+	case unix.F_SETLK, unix.F_SETLKW, unix.F_OFD_SETLK, unix.F_OFD_SETLKW:
+		w.in(uint64(w.args[2]), sizeFlock)
+	case unix.F_GETOWN_EX, unix.F_GET_RW_HINT, unix.F_GET_FILE_RW_HINT:
 		w.out(uint64(w.args[2]), 8)
+	case unix.F_SETOWN_EX, unix.F_SET_RW_HINT, unix.F_SET_FILE_RW_HINT:
+		w.in(uint64(w.args[2]), 8)
 	}
 }
 
@@ -169,7 +173,7 @@ func (w *walk) mincore() {
 func (w *walk) prctl() {
 	switch w.args[0] {
 	case unix.PR_SET_NAME:
-		w.in(uint64(w.args[1]), 16)
+		w.text(uint64(w.args[1]), 15)
 	case unix.PR_GET_NAME:
 		w.out(uint64(w.args[1]), 16)
 	case unix.PR_GET_PDEATHSIG, unix.PR_GET_CHILD_SUBREAPER:

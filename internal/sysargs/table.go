@@ -30,7 +30,7 @@ const (
 	sizeFlock    = 32
 	sizeSockaddr = 128
 	sizeSigset   = 8
-	sizeTermios  = 44
+	sizeTermios  = 36
 	sizeCaps     = 24
 	sizeSched    = 56
 )

@@ -72,6 +72,9 @@ static void act(void)
 		int status = 0;
 		if (child > 0 && waitpid(child, &status, 0) == child)
 			job.value = (uint64_t)status;
+		// Sources are again what the kernel takes for nobody else's.
+		for (uint64_t i = 0; i < AREA_PAGES; i++)
+			*(volatile char *)(area(DATA) + i * PAGE + 8) += 0;
 		break;
 	}
 	default: break;
@@ -108,6 +111,7 @@ static int wait_for(void)
 			if (open_fds[i].fd >= 0 && spoken[open_fds[i].file])
 				p[n++] = (struct pollfd){open_fds[i].fd, POLLIN, 0};
 		MUST(poll(p, (nfds_t)n, -1) > 0);
+		poll(p, (nfds_t)n, 0); // all numbers of a file say the same by now
 		uint64_t v;
 		if (p[0].revents) {
 			MUST(read(done_fd, &v, 8) == 8);
