@@ -51,7 +51,7 @@ var eventCases = []Case{
 		u.Close()
 		drop.Value(0)
 	}},
-	{Name: "event/remap", Rows: []string{"B.13.4", "C.28", "B.2.2", "D.events"}, Memory: small, Features: remapEvent, run: func(c *C) {
+	{Name: "event/remap", Rows: []string{"B.13.4", "C.28", "B.2.2", "D.events"}, Memory: all, Features: remapEvent, run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(remapEvent)
 		r := p.Map(3)
@@ -67,7 +67,7 @@ var eventCases = []Case{
 		p.NewThread().Load(to.At(1)).Blocked()
 		u.WantFault(to.At(1), readFault)
 	}},
-	{Name: "event/remap-silent", Rows: []string{"B.13.4", "C.28"}, Memory: small, run: func(c *C) {
+	{Name: "event/remap-silent", Rows: []string{"B.13.4", "C.28"}, Memory: all, run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(0)
 		r := p.Map(2)
@@ -78,7 +78,7 @@ var eventCases = []Case{
 		p.Sees(to.At(0), 0)
 		u.Quiet()
 	}},
-	{Name: "event/remap-part", Rows: []string{"B.13.4", "C.28"}, Memory: small, Features: remapEvent, run: func(c *C) {
+	{Name: "event/remap-part", Rows: []string{"B.13.4", "C.28"}, Memory: all, Features: remapEvent, run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(remapEvent)
 		r := p.Map(3)

@@ -210,6 +210,10 @@ func windowFilter(r mem.Range, buffers bool) []unix.SockFilter {
 		p.If(unix.MAP_FIXED, func() { p.within(0, 1, r, p.report) })
 	})
 	p.only([]uintptr{unix.SYS_BRK}, func() { p.within(0, -1, r, p.report) })
+	p.only([]uintptr{unix.SYS_MINCORE}, func() {
+		p.within(0, 1, r, p.report)
+		p.within(2, -1, r, p.report)
+	})
 	p.IfCall([]uintptr{unix.SYS_MLOCKALL, unix.SYS_MUNLOCKALL}, p.report)
 	p.forks()
 	return p.end()
@@ -280,6 +284,6 @@ func hot(nrs []uintptr) (n int) {
 // ownCalls change memory and are seen as such.
 var ownCalls = map[uintptr]bool{
 	unix.SYS_MUNMAP: true, unix.SYS_MPROTECT: true, unix.SYS_PKEY_MPROTECT: true, unix.SYS_MADVISE: true,
-	unix.SYS_MREMAP: true, unix.SYS_MMAP: true, unix.SYS_BRK: true, unix.SYS_MLOCK: true, unix.SYS_MLOCK2: true,
+	unix.SYS_MREMAP: true, unix.SYS_MMAP: true, unix.SYS_BRK: true, unix.SYS_MLOCK: true, unix.SYS_MLOCK2: true, unix.SYS_MINCORE: true,
 	unix.SYS_MUNLOCK: true,
 }

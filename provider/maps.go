@@ -100,7 +100,7 @@ func cut(real []mapping, guards []vkernel.Guard) (parts []mapping) {
 func (m *mapping) part(r mem.Range, g *vkernel.Guard) mapping {
 	p := *m
 	p.Range, p.guard = r, g
-	if g != nil {
+	if g != nil && (g.Flags != "" || m.perms[:3] == "---") {
 		p.perms = g.Perms + m.perms[3:]
 	}
 	if !strings.HasPrefix(m.file, "00:00 0") { // an object is behind it
@@ -168,10 +168,10 @@ func (p *mapping) continues(m *mapping) bool {
 		return false
 	}
 	if p.guard == m.guard {
-		return true
+		return p.perms == m.perms
 	}
 	// A poisoned page in memory that nobody has registered is a part of that.
-	plain := func(x *mapping) bool { return x.guard == nil || x.guard.Flags == "" }
+	plain := func(x *mapping) bool { return x.guard == nil || x.guard.Flags == "" && !x.guard.Huge }
 	return plain(p) && plain(m) && p.perms == m.perms
 }
 

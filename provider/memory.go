@@ -30,6 +30,7 @@ var memoryCalls = map[uintptr]func(*task, tracee.Call){
 	unix.SYS_MLOCK:         (*task).mlock,
 	unix.SYS_MLOCK2:        (*task).mlock,
 	unix.SYS_MUNLOCK:       (*task).munlock,
+	unix.SYS_MINCORE:       (*task).mincore,
 	unix.SYS_MLOCKALL:      (*task).mlockall,
 	unix.SYS_MUNLOCKALL:    (*task).munlockall,
 }

@@ -87,9 +87,12 @@ func (t *task) movePart(old mem.Range, c tracee.Call, errno syscall.Errno) sysca
 // the threads that could see it are kept away.
 func (t *task) moveMapping(c tracee.Call) {
 	sp := t.sp
-	const mask = mem.PageSize - 1
+	mask := uint64(mem.PageSize - 1)
+	if sp.v.Huge(addr(c.Args[0])) {
+		mask = vkernel.HugePageSize - 1
+	}
 	old := mem.MakeRange(addr(c.Args[0]), (uint64(c.Args[1])+mask)&^mask)
-	newLen := (c.Args[2] + mask) &^ mask
+	newLen := (c.Args[2] + uintptr(mask)) &^ uintptr(mask)
 	if !old.Empty() {
 		sp.unseal(old)
 		close := []inject.Op{{NR: unix.SYS_MPROTECT, Args: [6]uintptr{uintptr(old.Start), uintptr(old.Len()), unix.PROT_NONE}}}
@@ -98,7 +101,7 @@ func (t *task) moveMapping(c tracee.Call) {
 		}
 		sp.prot.set(old, unix.PROT_NONE)
 	}
-	at, errno := t.agentCall(unix.SYS_MREMAP, c.Args[0], c.Args[1], c.Args[2], c.Args[3], c.Args[4])
+	at, errno := t.remap(old, newLen, c)
 	if errno != 0 {
 		sp.returned(old)
 		sp.apply(old)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/faultline-go/faultline/internal/inject"
 	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/vkernel"
 )
 
 // protections remembers what the pages of registered memory really allow at
@@ -199,7 +200,17 @@ func (sp *space) want(part mem.Range, prot int) {
 
 // permit adds what makes part have prot. What is sealed is closed.
 func (sp *space) permit(part mem.Range, prot int) {
+	const mask = vkernel.HugePageSize - 1
+	whole := (part.Start|part.End)&mask == 0 // it may be of huge pages, which cannot be cut
 	sp.prot.differ(part, prot, func(run mem.Range) {
+		if whole {
+			run = mem.Range{Start: run.Start &^ mask, End: (run.End + mask) &^ mask}
+		}
+		if !sp.seals {
+			sp.op(unix.SYS_MPROTECT, run, prot)
+			sp.prot.set(run, prot)
+			return
+		}
 		sp.prot.runs(run, func(r mem.Range, is uint8) {
 			if is == sealed && prot == unix.PROT_NONE {
 				return
@@ -316,6 +327,16 @@ func (sp *space) mirrorShared(r mem.Range) bool {
 	return ok
 }
 
+// mapAgain maps shared memory once more.
+func (sp *space) mapAgain(part mem.Range) (uintptr, error) {
+	if sp.v.Huge(part.Start) {
+		at, err := sp.mapHuge(part, unix.MAP_SHARED)
+		return uintptr(at), err
+	}
+	// A length of zero makes mremap do that.
+	return sp.agent.Call(unix.SYS_MREMAP, uintptr(part.Start), 0, uintptr(part.Len()), unix.MREMAP_MAYMOVE, inject.Hint())
+}
+
 // mirrorPart makes one alias.
 func (sp *space) mirrorPart(part mem.Range) bool {
 	// Locked memory would be brought in where it can be accessed.
@@ -324,8 +345,7 @@ func (sp *space) mirrorPart(part mem.Range) bool {
 		return false
 	}
 	sp.prot.set(part, unix.PROT_NONE)
-	// A length of zero makes mremap map the same memory once more.
-	at, err := sp.agent.Call(unix.SYS_MREMAP, uintptr(part.Start), 0, uintptr(part.Len()), unix.MREMAP_MAYMOVE, inject.Hint())
+	at, err := sp.mapAgain(part)
 	if err != nil {
 		if !gone(err) {
 			sp.p.fatal("map shared memory once more", err)
@@ -333,6 +353,9 @@ func (sp *space) mirrorPart(part mem.Range) bool {
 		return false
 	}
 	sp.aliases = append(sp.aliases, alias{part, mem.Addr(at)})
+	if sp.v.Huge(part.Start) {
+		return sp.do("make an alias ours", []inject.Op{{NR: unix.SYS_MADVISE, Args: [6]uintptr{at, uintptr(part.Len()), unix.MADV_DONTFORK}}})
+	}
 	return sp.do("open an alias", []inject.Op{
 		{NR: unix.SYS_MUNLOCK, Args: [6]uintptr{at, uintptr(part.Len())}},
 		{NR: unix.SYS_MPROTECT, Args: [6]uintptr{at, uintptr(part.Len()), unix.PROT_READ | unix.PROT_WRITE}},

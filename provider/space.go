@@ -202,6 +202,9 @@ func (sp *space) Fill(a mem.Addr, src []byte) syscall.Errno {
 	if src == nil {
 		return 0 // what has no page reads as zeros
 	}
+	if len(src) == vkernel.HugePageSize {
+		return sp.fillHuge(a, src)
+	}
 	if _, err := unix.Pwrite(int(sp.mem.Fd()), src, int64(a)); err != nil {
 		return unix.ENOMEM
 	}
@@ -327,6 +330,12 @@ func (sp *space) reflect(r mem.Range) {
 	if err != nil {
 		return // the process is gone
 	}
+	for _, v := range vmas {
+		// A huge page cannot be cut.
+		if v.Overlaps(r) && procmem.HugePageSize(v.Dev) != 0 {
+			r = mem.Range{Start: min(r.Start, v.Start), End: max(r.End, v.End)}
+		}
+	}
 	var maps []vkernel.Mapping
 	for _, v := range vmas {
 		if part := v.Range.Intersect(r); !part.Empty() && !sp.owned(v.Range) {
@@ -407,8 +416,9 @@ func (sp *space) mapping(v procmem.VMA) vkernel.Mapping {
 		return m
 	}
 	m.Object = vkernel.Object{Dev: v.Dev, Ino: v.Inode}
-	m.Shmem = shmem(v.Name) && !procmem.Hugetlb(v.Dev)
-	if m.Shmem {
+	m.Shmem = shmem(v.Name) && procmem.HugePageSize(v.Dev) == 0
+	m.Huge = sp.hugeMapping(v)
+	if m.Shmem || m.Huge {
 		if size, ok := procmem.FileSize(sp.ts.Pid(), v); ok {
 			m.Size = size
 			sp.p.k.Truncate(m.Object, size) // nothing tells when it changes

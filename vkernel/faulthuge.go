@@ -2,11 +2,15 @@
 
 package vkernel
 
-import "github.com/faultline-go/faultline/uffd/uapi"
+import (
+	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
+)
 
 // hugetlb handles a fault of memory of huge pages.
 func (f *faulting) hugetlb() need {
 	v, o := f.v, f.v.obj
+	f.as.learnObject(v, mem.MakeRange(f.addr&^v.pageMask(), HugePageSize))
 	s := f.as.pt.slot(f.addr, true)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -70,6 +74,9 @@ func (v *vma) takeHuge(n uint64) (frame, bool) {
 }
 
 func copyHuge(h *hugePool, dst, src frame) {
+	if h.bare {
+		return
+	}
 	p := h.page(src)
 	p.mu.Lock()
 	copy(h.page(dst).data, p.data)

@@ -69,6 +69,7 @@ func (f *filler) object(v *vma, a mem.Addr, done int) syscall.Errno {
 // hugePage installs a huge page.
 func (f *filler) hugePage(v *vma, a mem.Addr, done int) syscall.Errno {
 	as, o := f.u.as, v.obj
+	as.learnObject(v, mem.MakeRange(a, HugePageSize))
 	h := &as.k.mem.huge
 	n := v.offset(a) >> hugeShift
 	s := as.pt.slot(a, true)
@@ -103,11 +104,18 @@ func (f *filler) hugePage(v *vma, a mem.Addr, done int) syscall.Errno {
 		// the same object.
 		return errSource
 	}
+	if as.out != nil {
+		if errno := as.out.Fill(a, f.whole(done)); errno != 0 {
+			return errno
+		}
+	}
 	fr, ok := v.takeHuge(n)
 	if !ok {
 		return ENOMEM
 	}
-	f.read(h.page(fr).data, done)
+	if as.out == nil {
+		f.read(h.page(fr).data, done)
+	}
 	if v.shared() {
 		o.storeLocked(n, fr)
 		h.get(fr)

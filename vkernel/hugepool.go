@@ -17,6 +17,7 @@ type hugePage struct {
 // hugePool is the pool that vm.nr_hugepages sizes. A mapping reserves its
 // pages when it is made, so that a fault finds one.
 type hugePool struct {
+	bare     bool // pages have no content, and there are always more; immutable
 	mu       sync.Mutex
 	total    int         // protected by mu
 	reserved int         // promised and not yet taken; protected by mu
@@ -29,6 +30,10 @@ type hugePool struct {
 func (h *hugePool) resize(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.growLocked(n)
+}
+
+func (h *hugePool) growLocked(n int) {
 	for len(h.pages) < n {
 		h.free = append(h.free, frame(len(h.pages)))
 		h.pages = append(h.pages, &hugePage{})
@@ -44,7 +49,7 @@ func (h *hugePool) used() int { return len(h.pages) - len(h.free) }
 func (h *hugePool) reserve(n int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.used()+h.reserved+n > h.total {
+	if h.used()+h.reserved+n > h.total && !h.bare {
 		return false
 	}
 	h.reserved += n
@@ -62,6 +67,9 @@ func (h *hugePool) unreserve(n int) {
 func (h *hugePool) alloc(reserved bool) (frame, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.bare && len(h.free) == 0 {
+		h.growLocked(2*len(h.pages) + 1)
+	}
 	if len(h.free) == 0 || !reserved && h.used()+h.reserved >= h.total {
 		return 0, false
 	}
@@ -71,7 +79,9 @@ func (h *hugePool) alloc(reserved bool) (frame, bool) {
 	f := h.free[len(h.free)-1]
 	h.free = h.free[:len(h.free)-1]
 	p := h.pages[f]
-	p.data = make([]byte, HugePageSize)
+	if !h.bare {
+		p.data = make([]byte, HugePageSize)
+	}
 	p.word.Store(1 | frameExclusive)
 	return f, true
 }

@@ -28,7 +28,7 @@ type Outside interface {
 	Store(a mem.Addr, src []byte) int
 
 	// Fill gives the absent page at a its content: src, or zeros if it is
-	// nil.
+	// nil. Of a huge page src is as long as that.
 	Fill(a mem.Addr, src []byte) syscall.Errno
 
 	// Move takes the page at src to the absent page at dst.
@@ -48,6 +48,10 @@ type Outside interface {
 	// Opened says that a fault of the mirror's own has made the page at a
 	// accessible. It is called with no locks held.
 	Opened(a mem.Addr)
+
+	// CachedHuge calls there for every huge page of r that the object has which is
+	// mapped there, as far as that can be known.
+	CachedHuge(r mem.Range, there func(a mem.Addr))
 
 	// Install gives descriptor fd of the mirror a number in the process.
 	Install(fd int) (int, syscall.Errno)
@@ -69,6 +73,7 @@ type Mapping struct {
 	// memory, and not a file that cannot be registered.
 	Object Object
 	Shmem  bool
+	Huge   bool   // memory of pages of 2 MiB
 	Off    uint64 // of the start, in bytes
 	Size   uint64 // of the object, in bytes
 }
@@ -79,7 +84,7 @@ var ErrInterrupted = errors.New("interrupted by a signal")
 
 // WithMirrors makes a machine whose processes are all mirrors: its pages have
 // no content.
-func WithMirrors() Option { return func(k *Kernel) { k.mem.bare = true } }
+func WithMirrors() Option { return func(k *Kernel) { k.mem.bare, k.mem.huge.bare = true, true } }
 
 // SetOutside makes p the mirror of a process. It is for a process that was
 // just made and has no threads.
@@ -96,13 +101,15 @@ func (p *Process) Reflect(r mem.Range, maps []Mapping) {
 	defer as.mu.Unlock()
 	scars := as.scars(r)
 	defer as.restore(scars)
-	maps = as.unscar(maps, scars)
+	maps = as.uncut(as.unscar(maps, scars))
 	for v := as.vmas.find(r.Start); v != nil && v.start < r.End; {
 		if v.uffd != nil {
 			v = as.vmas.next(v)
 			continue
 		}
-		v, _ = as.carve(v, r.Intersect(v.rng())) // the mirror has no bound on VMAs
+		if !v.hugetlb() { // which could not be cut anywhere
+			v, _ = as.carve(v, r.Intersect(v.rng())) // the mirror has no bound on VMAs
+		}
 		next := as.vmas.next(v)
 		as.drop(v)
 		v = next
@@ -151,6 +158,9 @@ func (m *Mapping) flags() vmaFlags {
 	if m.Locked {
 		f |= vmLocked
 	}
+	if m.Huge {
+		f |= vmHugetlb | vmDontExpand
+	}
 	if !m.Shared && m.Prot&ProtWrite != 0 {
 		f |= vmAccount // unless the program said otherwise, which nothing tells
 	}
@@ -169,7 +179,10 @@ func (k *Kernel) reflected(m Mapping) *object {
 		return o
 	}
 	kind := kindRegular
-	if m.Shmem {
+	switch {
+	case m.Huge:
+		kind = kindHugetlb
+	case m.Shmem:
 		kind = kindShmem
 	}
 	o = k.newObject(kind, "", m.Size)
@@ -243,6 +256,10 @@ func (as *space) learn(v *vma, r mem.Range) {
 	if v.obj != nil {
 		as.learnObject(v, r)
 	}
+	if v.hugetlb() {
+		as.learnHuge(v, r)
+		return
+	}
 	m := &as.k.mem
 	as.out.Resident(r, func(a mem.Addr, own bool) {
 		s := as.pt.slot(a, true)
@@ -275,6 +292,10 @@ func (as *space) learn(v *vma, r mem.Range) {
 // learnObject brings what the mirror knows of the object's pages that v shows
 // in r up to date.
 func (as *space) learnObject(v *vma, r mem.Range) {
+	if as.out != nil && v.hugetlb() {
+		as.learnHugeObject(v, r)
+		return
+	}
 	if as.out == nil || v.obj == nil || v.obj.kind != kindShmem {
 		return
 	}
@@ -367,96 +388,6 @@ func (p *Process) Permissions(a mem.Addr) int {
 		return int(v.flags & vmAccess)
 	}
 	return ProtNone
-}
-
-// Protection calls fn for the parts of r that the mirror has a VMA for, in
-// order, with the permissions that the process may have there, so that it
-// faults where it must: all that the VMA has where nobody has registered it and
-// no page is poisoned.
-func (p *Process) Protection(r mem.Range, fn func(part mem.Range, prot int)) {
-	as := p.as.Load()
-	as.mu.RLock()
-	defer as.mu.RUnlock()
-	var run mem.Range
-	prot := -1
-	emit := func(part mem.Range, is int) {
-		if prot == is && run.End == part.Start {
-			run.End = part.End
-			return
-		}
-		if prot >= 0 {
-			fn(run, prot)
-		}
-		run, prot = part, is
-	}
-	as.vmas.all(r, func(v *vma) bool {
-		part := v.rng().Intersect(r)
-		if v.uffd == nil && !as.scarred.Load() {
-			emit(part, int(v.flags&vmAccess))
-			return true
-		}
-		for a := part.Start; a < part.End; {
-			next := min((a>>slotShift+1)<<slotShift, part.End)
-			if as.pt.blank(a) {
-				emit(mem.Range{Start: a, End: next}, v.allowed(0))
-				a = next
-			}
-			for ; a < next; a += mem.PageSize {
-				emit(mem.MakeRange(a, mem.PageSize), v.allowed(as.pt.entry(a)))
-			}
-		}
-		return true
-	})
-	if prot >= 0 {
-		fn(run, prot)
-	}
-}
-
-// entry returns the entry of a small page.
-func (t *pageTable) entry(a mem.Addr) pte {
-	s := t.slot(a, false)
-	if s == nil {
-		return 0
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.get(index(a))
-}
-
-// blank reports whether the slot of a has no pages.
-func (t *pageTable) blank(a mem.Addr) bool {
-	s := t.slot(a, false)
-	if s == nil {
-		return true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.pages == nil
-}
-
-// allowed returns what the process may do with a page of registered memory
-// without a fault that the mirror has to see.
-func (v *vma) allowed(e pte) int {
-	prot := int(v.flags & vmAccess)
-	switch {
-	case e&ptePoison != 0:
-		return ProtNone
-	case e.present():
-	case v.is(vmMissing | vmMinor):
-		return ProtNone
-	}
-	if prot&ProtWrite != 0 {
-		prot |= ProtRead // what can be written can be read
-	}
-	if e&pteWP != 0 && v.is(vmWP) {
-		prot &^= ProtWrite
-	}
-	if v.uffd != nil && v.obj != nil && !v.shared() && e&pteWrite == 0 {
-		// The first write makes the page the process's own, and it outlives
-		// the object's then.
-		prot &^= ProtWrite
-	}
-	return prot
 }
 
 // Shared calls fn for the registered parts of r that map an object which the

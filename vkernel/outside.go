@@ -140,6 +140,9 @@ func (as *space) open(a mem.Addr, op *operation) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if v.hugetlb() {
+		return as.allows(s.huge, true, op)
+	}
 	return as.allows(s.get(index(a)), false, op)
 }
 

@@ -5,6 +5,7 @@ package procmem
 import (
 	"fmt"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,14 +18,24 @@ func FileSize(pid int, v VMA) (uint64, bool) {
 	if unix.Stat(path, &st) == nil && v.is(&st) {
 		return uint64(st.Size), true
 	}
+	if n, ok := FileNumber(pid, v); ok && unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", pid, n), &st) == nil && v.is(&st) {
+		return uint64(st.Size), true
+	}
+	return 0, false
+}
+
+// FileNumber returns a descriptor that the process has of that file.
+func FileNumber(pid int, v VMA) (int, bool) {
 	dir := fmt.Sprintf("/proc/%d/fd/", pid)
 	fds, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, false
 	}
 	for _, fd := range fds {
+		var st unix.Stat_t
 		if unix.Stat(dir+fd.Name(), &st) == nil && v.is(&st) {
-			return uint64(st.Size), true
+			n, err := strconv.Atoi(fd.Name())
+			return n, err == nil
 		}
 	}
 	return 0, false

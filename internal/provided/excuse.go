@@ -7,8 +7,6 @@ import "regexp"
 // excuses are the cases that cannot pass, by the reason, as patterns of all of
 // their titles. That each of them does fail is tested.
 var excuses = []struct{ why, titles string }{
-	{"it is about memory of huge pages, which cannot be registered",
-		`([a-km-z].*/|lock/(all|grows.*|on-fault)/)(private-)?hugetlb`},
 	{"the event of fork(2) is there for everybody", `handshake/fork-needs-privilege`},
 	{"the call and the device are there for everybody", `create/(device-without-privilege|privilege-before-flags)`},
 	{"a descriptor is a pipe, which cannot tell epoll(7) of an error", `poll/edges-before-handshake/.*`},
