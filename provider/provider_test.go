@@ -80,7 +80,7 @@ func TestProgram(t *testing.T) {
 func TestOdd(t *testing.T) {
 	program := workload.Build(t, "uffdodd")
 	faultline := command(t)
-	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "holes", "leave", "signal", "table", "many", "vdso", "taken", "argument"} {
+	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "holes", "unwatched", "leave", "signal", "table", "many", "vdso", "taken", "argument"} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()

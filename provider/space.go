@@ -281,7 +281,18 @@ func (sp *space) Cached(r mem.Range, there func(a mem.Addr)) {
 	for r.Start < r.End {
 		part := mem.Range{Start: r.Start, End: min(r.End, r.Start+step)}
 		_, err := sp.agent.Call(unix.SYS_MINCORE, uintptr(part.Start), uintptr(part.Len()), uintptr(sp.agent.DataAddr()))
-		if err != nil {
+		switch {
+		case errors.Is(err, unix.ENOMEM) && part.Pages() > 1:
+			// Not all of it is mapped: what nobody has registered is another
+			// by now than the mirror knows.
+			for a := part.Start; a < part.End; a += mem.PageSize {
+				sp.Cached(mem.MakeRange(a, mem.PageSize), there)
+			}
+			r.Start = part.End
+			continue
+		case errors.Is(err, unix.ENOMEM):
+			return
+		case err != nil:
 			if !gone(err) {
 				sp.p.fatal(fmt.Sprintf("look for pages of %v", part), err)
 			}

@@ -254,6 +254,9 @@ func (as *space) learn(v *vma, r mem.Range) {
 		as.restore(scars)
 	}
 	if v.obj != nil {
+		if v.uffd == nil && v.shared() {
+			as.unlearnObject(v, r)
+		}
 		as.learnObject(v, r)
 	}
 	if v.hugetlb() {

@@ -9,6 +9,7 @@
 //	uffdodd vector      a system call whose vector lies in a missing page
 //	uffdodd hole        a hole in a file whose memory is registered
 //	uffdodd holes       holes are made while threads fault
+//	uffdodd unwatched   what is dropped and moved while nobody has the memory
 //	uffdodd leave       threads fault in memory that is being given up
 //	uffdodd signal      a real bad access reaches the program's own handler
 //	uffdodd table       a process serves faults of another whose descriptors are
@@ -91,7 +92,7 @@ static void watch(void *p, size_t n)
 		die("UFFDIO_REGISTER");
 }
 
-static unsigned long served;
+static volatile unsigned long served;
 
 // serve answers every fault with a page of 7s.
 static void *serve(void *unused)
@@ -264,6 +265,38 @@ static void holes(void)
 	__atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
 	for (int i = 0; i < 4; i++)
 		pthread_join(t[i], NULL);
+}
+
+// POISON, which older headers lack.
+#define POISON _IOWR(UFFDIO, 8, struct uffdio_zeropage)
+
+static void unwatched(void)
+{
+	region = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(region != MAP_FAILED);
+	open_uffd(1);
+	serving();
+	watch(region, 8 * PAGE);
+	for (int i = 0; i < 8; i++)
+		CHECK(region[i * PAGE] == 7);
+	struct uffdio_range r = {(unsigned long)region, 8 * PAGE};
+	CHECK(!ioctl(fd, UFFDIO_UNREGISTER, &r));
+	// Nobody is told of this, and the page is asked for all the same.
+	CHECK(!madvise(region + PAGE, PAGE, MADV_REMOVE));
+	watch(region, 8 * PAGE);
+	CHECK(served == 8 && region[PAGE] == 7 && served == 9);
+	// Poison outlasts the registration, and what becomes of its neighbours.
+	CHECK(!madvise(region + 2 * PAGE, PAGE, MADV_REMOVE));
+	struct uffdio_zeropage z = {.range = {(unsigned long)region + 2 * PAGE, PAGE}};
+	CHECK(!ioctl(fd, POISON, &z));
+	CHECK(!ioctl(fd, UFFDIO_UNREGISTER, &r));
+	char *to = map(PAGE, PROT_NONE);
+	CHECK(mremap(region, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+	CHECK(to[0] == 7 && region[PAGE] == 7);
+	int out[2];
+	CHECK(!pipe(out));
+	CHECK(write(out[1], region + 2 * PAGE, 1) == -1 && errno == EFAULT);
+	CHECK(region[3 * PAGE] == 7 && served == 9);
 }
 
 static sigjmp_buf back;
@@ -450,7 +483,7 @@ int main(int argc, char **argv)
 		const char *name;
 		void (*run)(void);
 	} all[] = {{"forkread", forkread}, {"forkpoll", forkpoll}, {"malformed", malformed}, {"vector", vector},
-		   {"hole", hole}, {"holes", holes}, {"leave", leave}, {"signal", signals}, {"table", table}, {"many", many},
+		   {"hole", hole}, {"holes", holes}, {"unwatched", unwatched}, {"leave", leave}, {"signal", signals}, {"table", table}, {"many", many},
 		   {"vdso", vdso}, {"taken", taken}, {"argument", argument}};
 	source = map(PAGE, PROT_READ | PROT_WRITE);
 	memset(source, 7, PAGE);
