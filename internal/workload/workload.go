@@ -15,6 +15,8 @@
 //   - pins: lets the kernel hold on to pages: direct I/O, pipes, io_uring
 //   - selfcheck: verifies itself for ever, to be killed
 //   - torn: serves its own memory by userfaultfd while it is dropped and touched
+//   - uffdwalk: uses each request, mode and event of userfaultfd once, and prints
+//     what comes of it
 //   - malform: makes malformed calls of userfaultfd at random, and prints their results
 //   - broken: breaks a page on purpose, to prove that the others would notice
 //   - gomem: a Go program with goroutines, garbage and signals
