@@ -71,6 +71,10 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 		return nil
 	case unix.SYS_SENDMSG, unix.SYS_SENDMMSG:
 		return (*task).send
+	case unix.SYS_MMAP:
+		if f := p.filters[pr]; f != nil && c.Args[3]&unix.MAP_TYPE == unix.MAP_DROPPABLE {
+			f.droppable = true
+		}
 	case unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV:
 		return (*task).remote
 	case unix.SYS_READLINKAT:

@@ -45,6 +45,8 @@ type filters struct {
 	// proc are numbers under which files of /proc were opened that are watched,
 	// and written those that are seen being written.
 	proc, written map[int]bool
+	// droppable is set once such memory was mapped.
+	droppable bool
 }
 
 // unshare makes nothing be remembered of descriptors.
@@ -52,7 +54,7 @@ func (f *filters) unshare() { f.shared, f.fds = true, nil }
 
 func (f *filters) clone() *filters {
 	return &filters{general: f.general, numbers: maps.Clone(f.numbers), windows: slices.Clone(f.windows),
-		buffers: slices.Clone(f.buffers), shared: f.shared, proc: maps.Clone(f.proc), written: maps.Clone(f.written)}
+		buffers: slices.Clone(f.buffers), shared: f.shared, proc: maps.Clone(f.proc), written: maps.Clone(f.written), droppable: f.droppable}
 }
 
 // Values that a filter's report carries are not used: the call itself tells.
@@ -133,6 +135,11 @@ func firstFilter() []unix.SockFilter {
 	p.Unless(auditArch, func() { p.Ret(allow) })
 	p.IfCall([]uintptr{unix.SYS_USERFAULTFD}, func() { p.Ret(trap) })
 	p.IfCall([]uintptr{unix.SYS_PIDFD_GETFD, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV}, p.report)
+	p.IfCall([]uintptr{unix.SYS_MMAP}, func() {
+		p.Load(bpf.OffArg(3))
+		p.And(unix.MAP_TYPE)
+		p.If(unix.MAP_DROPPABLE, p.report)
+	})
 	for _, c := range openCalls {
 		p.IfCall([]uintptr{c.nr}, func() {
 			p.Load(bpf.OffArg(c.flags))

@@ -421,7 +421,7 @@ func (sp *space) mapping(v procmem.VMA) vkernel.Mapping {
 		}
 	}
 	if v.Inode == 0 {
-		if special(v.Name) {
+		if special(v.Name) || sp.droppable(v) {
 			m.Object = vkernel.Object{Dev: math.MaxUint64, Ino: uint64(v.Start)}
 		}
 		return m
@@ -437,9 +437,20 @@ func (sp *space) mapping(v procmem.VMA) vkernel.Mapping {
 	}
 	if m.Shared && !v.Write {
 		// Whether it could be made writable only smaps tells.
-		m.Fixed = !procmem.MayWrite(sp.ts.Pid(), v.Start)
+		m.Fixed = !procmem.FlagAt(sp.ts.Pid(), v.Start, "mw")
 	}
 	return m
+}
+
+// droppable reports whether memory is such as the kernel may drop (MAP_DROPPABLE, since
+// Linux 6.11), which cannot be registered.
+func (sp *space) droppable(v procmem.VMA) bool {
+	for _, pr := range sp.ts.Processes() {
+		if f := sp.p.filters[pr]; f != nil && f.droppable && sp.managed == nil {
+			return procmem.FlagAt(sp.ts.Pid(), v.Start, "dp")
+		}
+	}
+	return false
 }
 
 // special reports whether memory of this name is the kernel's own, as the vDSO

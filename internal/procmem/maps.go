@@ -152,9 +152,9 @@ func HasFlag(pid int, flag string) bool {
 	return false
 }
 
-// MayWrite reports whether the mapping at a could be made writable. It is slow,
-// like [HasFlag].
-func MayWrite(pid int, a mem.Addr) bool {
+// FlagAt reports whether the mapping at a has a flag of proc_pid_smaps(5), such as
+// "mw". It is slow, like [HasFlag].
+func FlagAt(pid int, a mem.Addr, flag string) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
 		return false
@@ -164,7 +164,7 @@ func MayWrite(pid int, a mem.Addr) bool {
 		if v, err := parseVMA(string(bytes.TrimSuffix(line, []byte{'\n'}))); err == nil {
 			inside = v.Contains(a)
 		} else if rest, ok := bytes.CutPrefix(line, []byte("VmFlags:")); ok && inside {
-			return bytes.Contains(rest, []byte(" mw"))
+			return bytes.Contains(rest, []byte(" "+flag))
 		}
 	}
 	return false

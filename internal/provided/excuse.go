@@ -12,7 +12,6 @@ var excuses = []struct{ why, titles string }{
 	{"a descriptor is a pipe, which cannot tell epoll(7) of an error", `poll/edges-before-handshake/.*`},
 	{"who traces it is us", `delivery/ptrace/.*`},
 	{"whether a page is a process's own, and no child's, is not told", `move/shared-after-fork/anon`},
-	{"memory that the kernel may drop is not told from other memory", `register/what-cannot-be`},
 }
 
 // Excuse says why a case cannot pass; it is empty for all others.
