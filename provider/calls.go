@@ -64,9 +64,7 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 		return nil
 	case unix.SYS_EPOLL_CTL:
 		if f := p.identify(pr, int(int32(c.Args[2]))); f != nil {
-			f.edged = true
-			f.waited()
-			p.settle()
+			return func(t *task, c tracee.Call) { t.epollCtl(f, c) }
 		}
 		return nil
 	case unix.SYS_SENDMSG, unix.SYS_SENDMMSG:
@@ -99,6 +97,11 @@ func (p *Provider) jobFor(th *tracee.Thread, c tracee.Call) func(*task, tracee.C
 			p.keepReaders()
 			p.filters[pr].forget(int(int32(c.Args[1])))
 			return (*task).receive
+		}
+	}
+	if slices.Contains(epollWaits, c.Nr) {
+		if f := p.filters[pr]; f != nil && len(f.epolls[int(int32(c.Args[0]))]) != 0 {
+			return (*task).epollWait
 		}
 	}
 	for _, nr := range pollCalls {

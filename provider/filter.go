@@ -45,6 +45,9 @@ type filters struct {
 	// proc are numbers under which files of /proc were opened that are watched,
 	// and written those that are seen being written.
 	proc, written map[int]bool
+	// epolls are descriptors of ours by the number of the epoll(7) that they are in,
+	// and their own.
+	epolls map[int]map[int]*interest
 	// droppable is set once such memory was mapped.
 	droppable bool
 }

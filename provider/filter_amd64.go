@@ -27,11 +27,16 @@ const sysPoll = unix.SYS_POLL
 var (
 	openCalls = []openCall{{unix.SYS_OPENAT, 1, 2}, {unix.SYS_OPEN, 0, 1}}
 	pollCalls = []uintptr{unix.SYS_POLL, unix.SYS_PPOLL, unix.SYS_SELECT, unix.SYS_PSELECT6}
-	readlinks = []uintptr{unix.SYS_READLINK}
-	dup2      = []uintptr{unix.SYS_DUP2}
-	forkCalls = []uintptr{unix.SYS_CLONE, unix.SYS_CLONE3, unix.SYS_FORK}
+	// epollWaits are the calls of epoll_wait(2).
+	epollWaits = []uintptr{unix.SYS_EPOLL_WAIT, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2}
+	readlinks  = []uintptr{unix.SYS_READLINK}
+	dup2       = []uintptr{unix.SYS_DUP2}
+	forkCalls  = []uintptr{unix.SYS_CLONE, unix.SYS_CLONE3, unix.SYS_FORK}
 )
 
 // userEnd is where the memory that a program can have ends, as far as the kernel
 // looks before it looks for memory.
 const userEnd = 1<<47 - 4096
+
+// epollEventSize is the length of struct epoll_event, which is packed here.
+const epollEventSize = 12

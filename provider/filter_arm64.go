@@ -27,11 +27,16 @@ const sysPoll = ^uintptr(0)
 var (
 	openCalls = []openCall{{unix.SYS_OPENAT, 1, 2}}
 	pollCalls = []uintptr{unix.SYS_PPOLL, unix.SYS_PSELECT6}
-	readlinks []uintptr
-	dup2      []uintptr
-	forkCalls = []uintptr{unix.SYS_CLONE, unix.SYS_CLONE3}
+	// epollWaits are the calls of epoll_wait(2).
+	epollWaits = []uintptr{unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2}
+	readlinks  []uintptr
+	dup2       []uintptr
+	forkCalls  = []uintptr{unix.SYS_CLONE, unix.SYS_CLONE3}
 )
 
 // userEnd is where the memory that a program can have ends, as far as the kernel
 // looks before it looks for memory.
 const userEnd = 1 << 48
+
+// epollEventSize is the length of struct epoll_event.
+const epollEventSize = 16

@@ -7,11 +7,10 @@ import "regexp"
 // excuses are the cases that cannot pass, by the reason, as patterns of all of
 // their titles. That each of them does fail is tested.
 var excuses = []struct{ why, titles string }{
-	{"the event of fork(2) is there for everybody", `handshake/fork-needs-privilege`},
-	{"the call and the device are there for everybody", `create/(device-without-privilege|privilege-before-flags)`},
-	{"a descriptor is a pipe, which cannot tell epoll(7) of an error", `poll/edges-before-handshake/.*`},
-	{"who traces it is us", `delivery/ptrace/.*`},
-	{"whether a page is a process's own, and no child's, is not told", `move/shared-after-fork/anon`},
+	{"the event of fork(2) is there for everybody, by intent", `handshake/fork-needs-privilege`},
+	{"the call and the device are there for everybody, by intent", `create/(device-without-privilege|privilege-before-flags)`},
+	{"its processes are traced by us, and nothing can be traced by two", `delivery/ptrace/.*`},
+	{"no bit of the pagemap tells whether a page, once shared with a child, was written since: it is moved", `move/shared-after-fork/anon`},
 }
 
 // Excuse says why a case cannot pass; it is empty for all others.
