@@ -39,9 +39,7 @@ func (t *task) poll(c tracee.Call) {
 		if !t.planted() {
 			return
 		}
-		slot := t.pollSlot()
-		clear(t.sp.agent.Data()[slot : slot+16])
-		args := [6]uintptr{c.Args[0], c.Args[1], uintptr(t.sp.agent.DataAddr()) + uintptr(slot)}
+		args := [6]uintptr{c.Args[0], c.Args[1], t.sp.nothing()}
 		if inject.Rewrite(t.th.Tid(), unix.SYS_PPOLL, args) != nil {
 			return
 		}
@@ -97,9 +95,7 @@ func (t *task) selects(c tracee.Call) {
 	if !t.planted() {
 		return
 	}
-	slot := t.pollSlot()
-	clear(t.sp.agent.Data()[slot : slot+16])
-	zero := uintptr(t.sp.agent.DataAddr()) + uintptr(slot)
+	zero := t.sp.nothing()
 	if !t.instead(unix.SYS_PSELECT6, c.Args[0], c.Args[1], c.Args[2], c.Args[3], zero) {
 		return
 	}

@@ -104,7 +104,7 @@ func (t *task) textFile(s *inject.Session, text string, flags int) (int64, error
 	if err := t.sp.plant(s); err != nil {
 		return 0, err
 	}
-	at, data := uintptr(t.sp.agent.DataAddr()), t.sp.agent.Data()
+	at, data := uintptr(t.sp.agent.DataAddr()), t.sp.agent.Data()[:scratch]
 	copy(data, "proc\x00")
 	memfdFlags := 0
 	if flags != 0 {

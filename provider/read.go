@@ -6,6 +6,7 @@ package provider
 
 import (
 	"encoding/binary"
+	"errors"
 	"slices"
 	"syscall"
 
@@ -148,16 +149,19 @@ func (t *task) pollOwn(f *file, c tracee.Call, closed bool) bool {
 	if !t.planted() {
 		return false
 	}
-	agent := t.sp.agent
-	// struct pollfd, in memory of ours.
-	slot := t.pollSlot()
-	b := agent.Data()[slot:]
-	binary.LittleEndian.PutUint32(b, uint32(c.Args[0]))
-	binary.LittleEndian.PutUint32(b[4:], unix.POLLIN)
-	args := [6]uintptr{uintptr(agent.DataAddr()) + uintptr(slot), 1, 0, 0, 0, 0}
-	if closed {
-		clear(b[:16]) // a timeout of nothing
-		args = [6]uintptr{0, 0, args[0], 0, 0, 0}
+	args := [6]uintptr{0, 0, t.sp.nothing()}
+	if !closed {
+		// struct pollfd, in memory of ours.
+		slot := t.sp.slots.take()
+		if slot < 0 {
+			t.p.fatal("wait for a message", errors.New("too many threads do"))
+			return false
+		}
+		defer t.sp.slots.give(slot)
+		b := t.sp.agent.Data()[slot:]
+		binary.LittleEndian.PutUint32(b, uint32(c.Args[0]))
+		binary.LittleEndian.PutUint32(b[4:], unix.POLLIN)
+		args = [6]uintptr{uintptr(t.sp.agent.DataAddr()) + uintptr(slot), 1}
 	}
 	f.sleepers++
 	defer func() { f.sleepers-- }()
@@ -168,11 +172,39 @@ func (t *task) pollOwn(f *file, c tracee.Call, closed bool) bool {
 	return t.run()
 }
 
-// pollSlot returns where the pollfd of this thread lies in the agent's data.
-func (t *task) pollSlot() int {
-	const size, base = 16, inject.DataSize / 2
-	return base + t.th.Tid()%(base/size)*size
+// The agent's data is used from its start on for what is done at once. Its second
+// half begins with a struct timespec of nothing; behind that there is a place for
+// each thread that waits in a call of ours.
+const (
+	scratch  = inject.DataSize / 2
+	slotSize = 16
+)
+
+// nothing returns the address of a timeout of nothing.
+func (sp *space) nothing() uintptr { return uintptr(sp.agent.DataAddr()) + scratch }
+
+// slots are the places of an agent's data that can be had.
+type slots struct {
+	free []int
+	made int
 }
+
+// take returns where a place is, -1 if there is none.
+func (s *slots) take() int {
+	if last := len(s.free) - 1; last >= 0 {
+		slot := s.free[last]
+		s.free = s.free[:last]
+		return slot
+	}
+	slot := scratch + (s.made+1)*slotSize
+	if slot+slotSize > inject.DataSize {
+		return -1
+	}
+	s.made++
+	return slot
+}
+
+func (s *slots) give(slot int) { s.free = append(s.free, slot) }
 
 // rwFlags returns the flags of a preadv2(2), and false for those, and an offset,
 // that the kernel refuses for a pipe as for what we show in its place.

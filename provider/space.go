@@ -32,6 +32,7 @@ type space struct {
 	keeper *vkernel.Thread
 	agent  *inject.Agent // nil until needed
 	placed bool          // the agent is bound to our processor
+	slots  slots         // of the agent's data
 	mem    *os.File      // /proc/PID/mem
 	pm     *procmem.Pagemap
 	cur    *task // whose call is being decided
@@ -277,7 +278,7 @@ func (sp *space) Resident(r mem.Range, there func(a mem.Addr, own bool)) {
 
 // Cached implements [vkernel.Outside].
 func (sp *space) Cached(r mem.Range, there func(a mem.Addr)) {
-	const step = inject.DataSize / 2 * mem.PageSize
+	const step = scratch * mem.PageSize
 	for r.Start < r.End {
 		part := mem.Range{Start: r.Start, End: min(r.End, r.Start+step)}
 		_, err := sp.agent.Call(unix.SYS_MINCORE, uintptr(part.Start), uintptr(part.Len()), uintptr(sp.agent.DataAddr()))
