@@ -37,14 +37,14 @@ func (t *task) resize(c tracee.Call) {
 		off, n = uint64(c.Args[2]), uint64(c.Args[3])
 	}
 	t.p.k.Punch(o, off, n)
-	t.p.applyAll()
+	t.p.k.Sharers(o, off, n, applyOutside)
 	ret, ok := t.here(c)
 	if !ok {
 		return
 	}
 	if ret == 0 && truncate {
 		t.p.k.Truncate(o, off)
-		t.p.applyAll()
+		t.p.k.Sharers(o, off, n, applyOutside)
 	}
 	t.skip(ret)
 }

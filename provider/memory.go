@@ -14,6 +14,7 @@ import (
 	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
+	"github.com/faultline-go/faultline/vkernel"
 )
 
 // memoryCalls change memory that may be registered. Where it is, the mirror
@@ -190,17 +191,14 @@ func (t *task) drop(r mem.Range, advice int) syscall.Errno {
 			}
 			t.sp.follow()
 			t.sp.apply(part)
-			if t.sp.managed == nil {
-				t.p.applyAll() // pages that others have of the same object
-			}
 		} else if advice == unix.MADV_REMOVE {
-			t.sp.reflect(part) // others may show the same file
+			t.sp.reflect(part)
+			t.v.Madvise(part.Start, part.Len(), advice) // as far as the kernel will go
+		}
+		if advice == unix.MADV_REMOVE {
+			t.sp.v.Sharers(part, applyOutside) // before the kernel drops the pages
 		}
 		_, errno := t.agentCall(unix.SYS_MADVISE, uintptr(part.Start), uintptr(part.Len()), uintptr(native))
-		if !ours && advice == unix.MADV_REMOVE {
-			t.v.Madvise(part.Start, part.Len(), advice) // as far as that went
-			t.p.applyAll()
-		}
 		if errno == unix.ENOMEM {
 			hole, errno = errno, 0
 		}
@@ -212,13 +210,11 @@ func (t *task) drop(r mem.Range, advice int) syscall.Errno {
 	return errno
 }
 
-// applyAll applies what the loss of an object's pages has changed, in whatever
-// process it is mapped.
-func (p *Provider) applyAll() {
-	for _, sp := range p.spaces {
-		for _, g := range sp.guarded {
-			sp.apply(g)
-		}
+// applyOutside applies what the loss of an object's pages has changed, in whatever
+// process they are mapped.
+func applyOutside(out vkernel.Outside, r mem.Range) {
+	if sp, ok := out.(*space); ok {
+		sp.apply(r)
 	}
 }
 

@@ -183,6 +183,12 @@ func (o *object) put() {
 // space; private copies go only if the file has become shorter. The pages
 // have left the object before, so that no fault brings them back.
 func (o *object) unmapPages(from, to uint64, copies bool) {
+	o.mapped(from, to, func(as *space, v *vma, r mem.Range) { as.zapObject(v, r, copies) })
+}
+
+// mapped calls fn for every part of a VMA that shows any of [from, to), with the
+// lock of the address space held for reading.
+func (o *object) mapped(from, to uint64, fn func(as *space, v *vma, r mem.Range)) {
 	o.mu.Lock()
 	spaces := make([]*space, 0, len(o.maps))
 	for as := range o.maps {
@@ -201,8 +207,7 @@ func (o *object) unmapPages(from, to uint64, copies bool) {
 		for _, v := range vmas {
 			lo, hi := max(from, v.off), min(to, v.offset(v.end))
 			if lo < hi {
-				r := mem.MakeRange(v.start+mem.Addr(lo-v.off), hi-lo)
-				as.zapObject(v, r, copies)
+				fn(as, v, mem.MakeRange(v.start+mem.Addr(lo-v.off), hi-lo))
 			}
 		}
 		as.mu.RUnlock()
