@@ -45,7 +45,7 @@ func Trace(b conformance.Backend, s Script) (trace []string, err error) {
 // perform does one operation and lets the threads come to rest after it.
 func (m *machine) perform(o Op) {
 	switch o.Kind {
-	case "wake", "protect", "unregister":
+	case "wake", "protect", "unregister", "zeropage", "continue":
 		if m.racing() {
 			return
 		}

@@ -51,6 +51,20 @@
 //     read brings the neighbours along, a write does not. Nothing wakes such
 //     two but what gives them the page.
 //
+//   - If what they are given is the page of zeros, or one of a file that is
+//     mapped private, the writer makes a copy, and for a moment there is no page.
+//     The reader may ask for it again just then, and sleeps until somebody wakes
+//     it: a page that is there is asked for. Neither ZEROPAGE nor CONTINUE is
+//     used then. In package vkernel a page is there or not. Seed 100001453 found
+//     it, in one of a hundred runs:
+//
+//     memory private-shmem anon anon
+//     open
+//     register
+//     write
+//     store 1
+//     zeropage
+//
 //   - When part of a mapping of private huge pages moves, its reservation is
 //     lost: the pool keeps a page that nobody can have until the next boot. Such
 //     memory is mapped with MAP_NORESERVE, which has no reservations. The script

@@ -86,8 +86,9 @@ func (a *actor) brings(r mem.Range, reads, writes bool) {
 }
 
 // racing reports whether two threads that sleep in a fault, one to read and
-// one to write, want the same page. If both are woken and find it in a file,
-// which of them comes first shows: reading it maps its neighbours too.
+// one to write, want the same page. Which of them comes first shows, if both
+// are woken and find it in a file, or are given one that the writer has to copy:
+// see the package comment.
 func (m *machine) racing() bool {
 	var asleep []*actor
 	for _, a := range m.everybody() {
