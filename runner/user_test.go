@@ -47,8 +47,8 @@ func TestUserProcs(t *testing.T) {
 		steps = []string{"fork-both-write", "fork-nested", "vfork-exec", "exec-from-thread", "threads", "children", "signals", "stack-overflow"}
 	}
 	same(t, program{
-		args: append([]string{workload.Build(t, "procs"), strconv.Itoa(smaller(64, 8)), "7"}, steps...),
-		env:  []string{"PROCS_CHILDREN=" + strconv.Itoa(smaller(100, 4))},
+		args:  append([]string{workload.Build(t, "procs"), strconv.Itoa(smaller(64, 8)), "7"}, steps...),
+		env:   []string{"PROCS_CHILDREN=" + strconv.Itoa(smaller(100, 4))},
 		limit: 4 * mib, stores: []string{"mem:"}, stderr: true, engine: "user",
 	})
 }
