@@ -229,15 +229,9 @@ func windowFilter(r mem.Range, buffers bool) []unix.SockFilter {
 	return p.end()
 }
 
-// forks sees the calls that copy the address space.
-func (p *program) forks() {
-	p.only([]uintptr{unix.SYS_CLONE}, func() {
-		p.Load(bpf.OffArg(0))
-		p.And(unix.CLONE_VM)
-		p.Unless(unix.CLONE_VM, p.report)
-	})
-	p.IfCall(forkCalls, p.report)
-}
+// forks sees the calls that copy the address space, or start a thread in it: they use
+// memory, too.
+func (p *program) forks() { p.IfCall(forkCalls, p.report) }
 
 // uses sees the calls whose buffers may lie in r. Calls with pointers in the
 // same places share their checks.

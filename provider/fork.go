@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/sysargs"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/vkernel"
 )
@@ -66,7 +67,14 @@ func (t *task) endChange() {
 }
 
 // fork lets a thread make a copy of its address space, or start another thread.
+//
+// What the call reads and writes comes first: a description that was missing made it
+// fail, and a thread's id that could not be written is no error to the kernel.
 func (t *task) fork(c tracee.Call) {
+	t.ranges = sysargs.Ranges(t.ranges[:0], c.Nr, c.Args, t.sp.Load)
+	if !t.hold() {
+		return
+	}
 	if t.sharesMemory(c) {
 		t.resume(0)
 		return
