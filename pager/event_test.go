@@ -60,6 +60,7 @@ func TestRemoveRaceWithReturn(t *testing.T) {
 			settled()
 		}
 		r.wantPage(k, page(33), pattern(4242))
+		settled() // the page is seen before it is entered as resident
 		g.release()
 		<-removed
 		if s.pageState(33) != resident || k.isPresent(page(33)) {
