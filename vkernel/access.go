@@ -66,12 +66,14 @@ func (as *space) touch(a mem.Addr, buf []byte, op *operation) bool {
 		h := as.k.mem.huge.page(e.frame())
 		page, mu = h.data[a&(HugePageSize-1):], &h.mu
 	} else {
-		p, lock := as.k.mem.page(e.frame())
+		p, lock := as.k.mem.mapped(e.frame())
 		page, mu = p[a&(mem.PageSize-1):], lock
 	}
-	mu.Lock()
+	if mu != nil {
+		mu.Lock()
+		defer mu.Unlock()
+	}
 	op.apply(page[:len(buf)], buf)
-	mu.Unlock()
 	return true
 }
 

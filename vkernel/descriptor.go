@@ -23,8 +23,11 @@ type Descriptor struct {
 	u    *uffd
 	r    reader
 	wake chan struct{} // capacity 1
-	stop atomic.Bool   // an Interrupt that no Wait has seen
-	shut atomic.Bool
+	// sleepers counts who receives from wake, or looks a last time before.
+	sleepers atomic.Int32
+	patience patience
+	stop     atomic.Bool // an Interrupt that no Wait has seen
+	shut     atomic.Bool
 }
 
 // Descriptor returns the descriptor fd of p for use by Go code. A fork event
@@ -53,10 +56,15 @@ func (d *Descriptor) Handshake(features uapi.Features) syscall.Errno {
 	return 0
 }
 
+// poke makes a Wait look again. One that does not sleep will look anyway,
+// before it does.
 func (d *Descriptor) poke() {
+	if d.sleepers.Load() == 0 {
+		return
+	}
 	select {
 	case d.wake <- struct{}{}:
-	default: // Wait will look anyway
+	default: // somebody is to look already
 	}
 }
 
@@ -71,7 +79,7 @@ func (d *Descriptor) Read(msgs []uapi.Msg) (n int, errno syscall.Errno) {
 		if n += got; n == len(msgs) {
 			break
 		}
-		msg, ok, errno := d.u.poll(d.p)
+		msg, ok, errno := d.u.takeEvent(d.p)
 		if !ok {
 			if n == 0 {
 				if errno == 0 {
@@ -87,49 +95,42 @@ func (d *Descriptor) Read(msgs []uapi.Msg) (n int, errno syscall.Errno) {
 	return n, 0
 }
 
-// takeFaults reads faults alone, under one hold of the lock.
+// takeFaults reads faults alone.
 func (u *uffd) takeFaults(msgs []uapi.Msg) (n int) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for n < len(msgs) {
-		w := u.faults.take()
-		if w == nil {
-			break
-		}
-		m := &msgs[n]
-		*m = uapi.Msg{Event: uapi.UFFD_EVENT_PAGEFAULT}
-		m.Word = [3]uint64{uint64(w.flags), uint64(w.addr), uint64(w.tid)}
-		if w.th.interrupted() {
-			w.th.poke()
-		}
-		n++
+	// A few at a time: who is about to fault waits for the lock.
+	const batch = 8
+	for n < len(msgs) && u.faults.some.Load() {
+		n += u.faults.take(msgs[n:min(n+batch, len(msgs))])
 	}
 	return n
 }
 
 // Pending reports whether a message is queued, without taking it.
-func (d *Descriptor) Pending() bool {
-	d.u.mu.Lock()
-	defer d.u.mu.Unlock()
-	return d.u.pendingLocked()
-}
+func (d *Descriptor) Pending() bool { return d.u.pending() }
 
 // Wait blocks until a message is queued, Interrupt is called or timeout has
 // passed, for ever if it is negative. It reports whether a message is queued.
 func (d *Descriptor) Wait(timeout time.Duration) (ready bool, errno syscall.Errno) {
-	var expired <-chan time.Time
+	if d.Pending() {
+		return true, 0
+	}
+	if d.ended() || timeout == 0 {
+		return false, 0
+	}
+	if d.patience.wait(d.Pending) && d.Pending() {
+		return true, 0
+	}
+	d.sleepers.Add(1)
+	defer d.sleepers.Add(-1)
+	var expired <-chan time.Time // never, if it is nil
 	for {
 		if d.Pending() {
 			return true, 0
 		}
-		if d.stop.Swap(false) || timeout == 0 || d.shut.Load() {
+		if d.ended() {
 			return false, 0
 		}
-		if timeout < 0 {
-			<-d.wake
-			continue
-		}
-		if expired == nil {
+		if timeout > 0 && expired == nil {
 			timer := time.NewTimer(timeout)
 			defer timer.Stop()
 			expired = timer.C
@@ -141,6 +142,9 @@ func (d *Descriptor) Wait(timeout time.Duration) (ready bool, errno syscall.Errn
 		}
 	}
 }
+
+// ended reports whether Wait has to return without a message.
+func (d *Descriptor) ended() bool { return d.stop.Load() && d.stop.Swap(false) || d.shut.Load() }
 
 // Interrupt makes the present or the next Wait return.
 func (d *Descriptor) Interrupt() {
@@ -174,7 +178,7 @@ func (d *Descriptor) fill(f *filler, r mem.Range, dontwake bool) (int, syscall.E
 	f.u = u
 	p := u.k.profile
 	switch {
-	case !u.ready() || !p.checkRange(uint64(r.Start), uint64(r.End-r.Start)) || p.ioctls[uapi.UFFDIO_COPY] == nil:
+	case !u.ready() || !p.checkRange(uint64(r.Start), uint64(r.End-r.Start)) || !p.fills:
 		return 0, hostErrno(EINVAL)
 	case u.changing.Load() > 0:
 		return 0, hostErrno(EAGAIN)

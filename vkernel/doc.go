@@ -26,12 +26,13 @@
 //			slot.mu         2 MiB of a page table; two in order of address
 //				chunk.mu    content of small pages
 //				hugePage.mu content of a huge page
-//			memory.mu       frames in use
+//			memory.mu       chunks of frames
 //			hugePool.mu     huge frames in use
-//		uffd.mu             faults, events and readers of a descriptor
-//			Process.mu      threads and table of descriptors
-//			epoll.mu
 //			Kernel.pinMu
+//		faultQueue.lock     faults of a descriptor; a spin lock
+//		uffd.mu             events and readers of a descriptor
+//			Process.mu      threads and table of descriptors
+//	epoll.mu                what is watched and who waits for it
 //	Kernel.mu               live processes
 //	Thread.mu               who waits for a thread's state
 //

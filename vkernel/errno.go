@@ -5,6 +5,7 @@ package vkernel
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"syscall"
 
 	"github.com/faultline-go/faultline/mem"
@@ -66,6 +67,9 @@ func ErrnoName(e syscall.Errno) string {
 
 // hostErrno returns e as the system numbers it on which the package runs.
 func hostErrno(e syscall.Errno) syscall.Errno {
+	if runtime.GOOS == "linux" || e == 0 {
+		return e
+	}
 	if n, ok := names[e]; ok {
 		return n.host
 	}

@@ -35,16 +35,16 @@ func (e *event) deliver(th *Thread) {
 	u.k.reach(PhaseAnnounced, th, 0)
 	u.mu.Lock()
 	th.forget()
-	u.events = append(u.events, e)
-	u.wakeReadersLocked()
+	u.setEvents(append(u.events, e))
 	u.mu.Unlock()
+	u.wakeReaders()
 	u.k.reach(PhaseEvent, th, 0)
 	for {
 		u.mu.Lock()
 		read := e.read
 		gone := !read && (u.released.Load() || th.killed())
 		if gone {
-			u.events = slices.DeleteFunc(u.events, func(x *event) bool { return x == e })
+			u.setEvents(slices.DeleteFunc(u.events, func(x *event) bool { return x == e }))
 		}
 		u.mu.Unlock()
 		if gone && e.child != nil {
@@ -66,9 +66,7 @@ func (u *uffd) orphan() {
 	u.as.mu.Lock()
 	u.disownLocked()
 	u.as.mu.Unlock()
-	u.mu.Lock()
 	u.faults.wakeAll()
-	u.mu.Unlock()
 }
 
 // news collects the events of one call while the lock of the address space is

@@ -23,8 +23,8 @@ func (p *Process) Fdinfo(fd int) string {
 }
 
 func (u *uffd) counts() (unread, total int) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.faults.lock.Lock()
+	defer u.faults.lock.Unlock()
 	return u.faults.unread, u.faults.total
 }
 

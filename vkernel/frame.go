@@ -17,6 +17,7 @@ type frame uint32
 const (
 	chunkShift  = 6
 	chunkFrames = 1 << chunkShift
+	allFree     = ^uint64(0)
 	// spareChunks is how many wholly free chunks are kept for the next
 	// allocations; the content of others goes back to the collector.
 	spareChunks = 64
@@ -34,67 +35,113 @@ const (
 	frameCount  = frameCached - 1
 )
 
+// frameAlone is the word of a frame that one page table maps and nobody else
+// knows, and of a free one most often: who drops such a frame leaves the word,
+// and who allocates it finds it right.
+const frameAlone = frameExclusive | 1
+
 // chunk is the content of 64 consecutive frames.
 type chunk struct {
 	// mu protects content that is mapped. Content that nobody maps yet
-	// belongs to whoever has allocated it.
-	mu   sync.Mutex
-	word [chunkFrames]atomic.Uint32
-	free uint64                            // bit set; protected by memory.mu
-	data *[chunkFrames * mem.PageSize]byte // nil while wholly free, perhaps; protected by memory.mu
+	// belongs to whoever has allocated it, and that of a frame that is alone
+	// to the lock of its page table.
+	mu    sync.Mutex
+	first frame // immutable
+	word  [chunkFrames]atomic.Uint32
+	// free is the bit set of free frames, zero for a chunk that is in
+	// memory.spare or memory.bared.
+	free atomic.Uint64
+	data *[chunkFrames * mem.PageSize]byte // nil in memory.bared; changed while free is zero
+	// listed is whether the chunk is in memory.partial; protected by memory.mu
+	listed bool
 }
 
-// memory is the content of all pages of a Kernel, small and huge.
+// memory is the content of all pages of a Kernel, small and huge. Frames are
+// taken from one chunk and given back to any without the lock, which is for
+// the choice of the next chunk.
 type memory struct {
+	current atomic.Pointer[chunk] // replaced under mu, when nothing of it is free
 	mu      sync.Mutex
 	chunks  atomic.Pointer[[]*chunk] // replaced under mu
-	partial []int                    // chunks with a free frame; protected by mu
-	bare    bool                     // pages have no content; immutable
-	empty   int                      // wholly free chunks with data; protected by mu
+	// partial has every chunk with a free frame but current, and perhaps some
+	// without; protected by mu.
+	partial []*chunk
+	spare   []*chunk // wholly free, with content; protected by mu
+	bared   []*chunk // wholly free, without; protected by mu
+	bare    bool     // pages have no content; immutable
 
 	huge hugePool
 }
 
 func (m *memory) init() {
-	zero := &chunk{data: new([chunkFrames * mem.PageSize]byte), free: ^uint64(1)}
+	zero := &chunk{data: new([chunkFrames * mem.PageSize]byte)}
+	zero.free.Store(allFree &^ 1)
 	m.chunks.Store(&[]*chunk{zero})
-	m.partial = append(m.partial, 0)
+	m.current.Store(zero)
 }
 
 // alloc returns a frame with one reference, exclusive to its owner. Its
 // content is arbitrary.
 func (m *memory) alloc() frame {
-	m.mu.Lock()
-	if len(m.partial) == 0 {
-		m.grow()
+	for {
+		c := m.current.Load()
+		free := c.free.Load()
+		if free == 0 {
+			m.next()
+			continue
+		}
+		n := bits.TrailingZeros64(free)
+		if !c.free.CompareAndSwap(free, free&^(1<<n)) {
+			continue
+		}
+		if c.word[n].Load() != frameAlone {
+			c.word[n].Store(frameAlone)
+		}
+		return c.first + frame(n)
 	}
-	i := m.partial[len(m.partial)-1]
-	c := (*m.chunks.Load())[i]
-	if m.bare {
-		// There is no content to have.
-	} else if c.data == nil {
-		c.data = new([chunkFrames * mem.PageSize]byte)
-	} else if c.free == ^uint64(0) {
-		m.empty--
-	}
-	n := bits.TrailingZeros64(c.free)
-	c.free &^= 1 << n
-	if c.free == 0 {
-		m.partial = m.partial[:len(m.partial)-1]
-	}
-	m.mu.Unlock()
-	c.word[n].Store(1 | frameExclusive)
-	return frame(i<<chunkShift | n)
 }
 
-// grow adds a chunk. Preconditions: m.mu is held.
-func (m *memory) grow() {
-	old := *m.chunks.Load()
-	// Readers index the slice without the lock, and only below the length
-	// that they have seen: the array can be shared.
-	chunks := append(old, &chunk{free: ^uint64(0)})
-	m.chunks.Store(&chunks)
-	m.partial = append(m.partial, len(old))
+// next finds a chunk to allocate from.
+func (m *memory) next() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.current.Load().free.Load() != 0 {
+		return // somebody was faster, or has given a frame back
+	}
+	for len(m.partial) > 0 {
+		c := pop(&m.partial)
+		c.listed = false
+		if c.free.Load() != 0 {
+			m.current.Store(c)
+			return
+		}
+	}
+	var c *chunk
+	switch {
+	case len(m.spare) > 0:
+		c = pop(&m.spare)
+	case len(m.bared) > 0:
+		c = pop(&m.bared)
+	default:
+		old := *m.chunks.Load()
+		c = &chunk{first: frame(len(old)) << chunkShift}
+		// Readers index the slice without the lock, and only below the length
+		// that they have seen: the array can be shared.
+		chunks := append(old, c)
+		m.chunks.Store(&chunks)
+	}
+	if c.data == nil && !m.bare {
+		c.data = new([chunkFrames * mem.PageSize]byte)
+	}
+	c.free.Store(allFree)
+	m.current.Store(c)
+}
+
+func pop(list *[]*chunk) *chunk {
+	l := *list
+	c := l[len(l)-1]
+	*list = l[:len(l)-1]
+	return c
 }
 
 func (m *memory) chunk(f frame) (*chunk, int) {
@@ -105,6 +152,17 @@ func (m *memory) chunk(f frame) (*chunk, int) {
 func (m *memory) page(f frame) (*[mem.PageSize]byte, *sync.Mutex) {
 	c, n := m.chunk(f)
 	return (*[mem.PageSize]byte)(c.data[n<<mem.PageShift:]), &c.mu
+}
+
+// mapped is page for who holds the lock of a slot that maps f. Nobody else
+// comes to a frame that is alone, and no lock is needed.
+func (m *memory) mapped(f frame) (*[mem.PageSize]byte, *sync.Mutex) {
+	c, n := m.chunk(f)
+	page := (*[mem.PageSize]byte)(c.data[n<<mem.PageShift:])
+	if c.word[n].Load() == frameAlone {
+		return page, nil
+	}
+	return page, &c.mu
 }
 
 // get adds a reference. Preconditions: the caller can see that somebody has
@@ -118,24 +176,62 @@ func (m *memory) get(f frame) {
 
 // put drops a reference, and the frame with the last.
 func (m *memory) put(f frame) {
+	p := putter{m: m}
+	p.put(f)
+	p.flush()
+}
+
+// putter drops references, and frames in batches.
+type putter struct {
+	m    *memory
+	c    *chunk
+	free uint64 // frames of c that are dropped
+}
+
+func (p *putter) put(f frame) {
 	if f == 0 {
 		return
 	}
-	c, n := m.chunk(f)
-	if c.word[n].Add(^uint32(0))&frameCount != 0 {
+	c, n := p.m.chunk(f)
+	// A frame that is alone stays so: to take a reference one has to see
+	// another, and this is the only one.
+	if c.word[n].Load() != frameAlone && c.word[n].Add(^uint32(0))&frameCount != 0 {
+		return
+	}
+	if c != p.c {
+		p.flush()
+		p.c = c
+	}
+	p.free |= 1 << n
+}
+
+// flush ends a batch.
+func (p *putter) flush() {
+	if p.free == 0 {
+		return
+	}
+	m, c := p.m, p.c
+	before := c.free.Or(p.free)
+	now := before | p.free
+	p.free = 0
+	// Where nothing was free, next may be on its way to another chunk.
+	if before != 0 && (now != allFree || c == m.current.Load()) {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if c.free == 0 {
-		m.partial = append(m.partial, int(f>>chunkShift))
-	}
-	c.free |= 1 << n
-	if c.free == ^uint64(0) && !m.bare {
-		if m.empty++; m.empty > spareChunks {
+	switch {
+	case c == m.current.Load():
+	case now == allFree && c.free.CompareAndSwap(allFree, 0):
+		if len(m.spare) < spareChunks {
+			m.spare = append(m.spare, c)
+		} else {
 			c.data = nil
-			m.empty--
+			m.bared = append(m.bared, c)
 		}
+	case !c.listed:
+		c.listed = true
+		m.partial = append(m.partial, c)
 	}
 }
 
@@ -197,9 +293,10 @@ func (m *memory) duplicate(f frame) frame {
 func (m *memory) inUse() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := -1
-	for _, c := range *m.chunks.Load() {
-		n += chunkFrames - bits.OnesCount64(c.free)
+	chunks := *m.chunks.Load()
+	n := len(chunks)*chunkFrames - 1 - (len(m.spare)+len(m.bared))*chunkFrames
+	for _, c := range chunks {
+		n -= bits.OnesCount64(c.free.Load())
 	}
 	return n
 }

@@ -100,9 +100,8 @@ func TestPollWhileFaulting(t *testing.T) {
 }
 
 // TestFaultWhilePolling forces A.14.5 from the side of the fault: while it is
-// telling of itself, which it does with the descriptor's lock, an epoll that
-// watches the descriptor comes for that lock. It must not have the lock by
-// which it is to be told.
+// telling of itself, an epoll that watches the descriptor looks at that. It must
+// not have a lock by which it is to be told, nor the fault one that it needs.
 func TestFaultWhilePolling(t *testing.T) {
 	for _, p := range []*Profile{Linux618, Seed} {
 		t.Run(p.Name(), func(t *testing.T) {

@@ -241,11 +241,7 @@ func (p *Process) OnReadable(fd int, f func()) (pending func() bool) {
 	u := file.uffd
 	file.put() // the number keeps it
 	u.addReader(&reader{poke: f})
-	return func() bool {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		return u.pendingLocked()
-	}
+	return u.pending
 }
 
 // Blocking reports whether poll on fd is an error: before the handshake, and

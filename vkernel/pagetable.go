@@ -186,13 +186,15 @@ func (t *pageTable) zap(m *memory, r mem.Range, huge bool) {
 		if s.pages == nil {
 			return
 		}
+		out := putter{m: m}
 		for i, n := index(part.Start), part.Pages(); n > 0; i, n = i+1, n-1 {
 			e := s.pages[i]
 			if e.present() {
-				m.put(e.frame())
+				out.put(e.frame())
 			}
 			s.pages[i] = 0
 		}
+		out.flush()
 		if part.Len() == 1<<slotShift {
 			s.pages = nil
 		}

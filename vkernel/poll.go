@@ -25,12 +25,10 @@ func (f *file) events() int {
 	if !u.ready() || !f.nonblock() && !u.k.profile.pollBlocking {
 		return PollErr
 	}
-	// No lock is held here: what waits for messages is told of them with the
-	// descriptor's lock held, and may take locks of its own then.
+	// No lock is held here, and none is taken: what waits for messages takes
+	// locks of its own when it is told of them.
 	u.k.reach(PhasePoll, nil, 0)
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.pendingLocked() {
+	if u.pending() {
 		return PollIn
 	}
 	return 0
@@ -153,7 +151,7 @@ func (th *Thread) EpollAdd(epfd, fd int, edge bool) syscall.Errno {
 	return 0
 }
 
-// ready marks an item and wakes who waits. The descriptor's lock is held.
+// ready marks an item and wakes who waits.
 func (ep *epoll) ready(it *epollItem) {
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
@@ -207,13 +205,13 @@ func (th *Thread) EpollWait(epfd int, timeout time.Duration) ([]EpollEvent, sysc
 		if th.interrupted() || th.killed() {
 			return nil, EINTR
 		}
-		if !th.fallAsleep(InPoll) {
+		if !th.fallAsleep(uint32(InPoll) | parkedBit) {
 			continue
 		}
 		select {
 		case <-th.wake:
 		case <-deadline:
-			if !th.state.CompareAndSwap(uint32(InPoll), uint32(Running)) {
+			if !th.state.CompareAndSwap(uint32(InPoll)|parkedBit, uint32(Running)) {
 				<-th.wake // somebody was faster
 			}
 			return ep.collect(), 0
@@ -221,8 +219,8 @@ func (th *Thread) EpollWait(epfd int, timeout time.Duration) ([]EpollEvent, sysc
 	}
 }
 
-// collect returns the items that are ready. The lock of a descriptor comes
-// before that of the epoll, so the files are asked without it.
+// collect returns the items that are ready. The files are asked without the
+// lock, so that a test can hold their answer up.
 func (ep *epoll) collect() (out []EpollEvent) {
 	ep.mu.Lock()
 	var hot []*epollItem

@@ -23,6 +23,7 @@ type Profile struct {
 	openMode int  // access mode of the file
 	gate     bool // requests fail before the handshake
 	ioctls   map[uint32]ioctlFunc
+	fills    bool   // there are ioctls that install pages
 	minAddr  uint64 // least address of a range
 
 	// deny decides a fault without asking anybody, if it can.
@@ -53,6 +54,7 @@ var Linux618 = &Profile{
 	device:     true,
 	openMode:   ORdonly,
 	gate:       true,
+	fills:      true,
 	deny:       denyLinux618,
 	closed:     retry,
 	recheck:    true,

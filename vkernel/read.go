@@ -210,15 +210,19 @@ func (u *uffd) next(th *Thread, p *Process, nonblock bool) (uapi.Msg, syscall.Er
 
 // poll takes the next message if there is one.
 func (u *uffd) poll(p *Process) (msg uapi.Msg, ok bool, errno syscall.Errno) {
-	u.mu.Lock()
-	if w := u.faults.take(); w != nil {
-		msg = w.message()
-		if w.th.interrupted() {
-			w.th.poke() // see sleepInFault
-		}
-		u.mu.Unlock()
-		return msg, true, 0
+	var fault [1]uapi.Msg
+	if u.faults.take(fault[:]) > 0 {
+		return fault[0], true, 0
 	}
+	return u.takeEvent(p)
+}
+
+// takeEvent takes the next event if there is one.
+func (u *uffd) takeEvent(p *Process) (msg uapi.Msg, ok bool, errno syscall.Errno) {
+	if !u.eventful.Load() {
+		return msg, false, 0
+	}
+	u.mu.Lock()
 	if len(u.events) == 0 {
 		u.mu.Unlock()
 		return msg, false, 0
@@ -236,7 +240,7 @@ func (u *uffd) poll(p *Process) (msg uapi.Msg, ok bool, errno syscall.Errno) {
 		}
 		e.msg = uapi.Fork{FD: int32(fd)}.Msg()
 	}
-	u.events = u.events[1:]
+	u.setEvents(u.events[1:])
 	e.read = true
 	e.th.poke()
 	u.mu.Unlock()

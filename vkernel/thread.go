@@ -44,11 +44,12 @@ type Thread struct {
 	// that it is in: here, so that neither needs an allocation.
 	at   attempt
 	path faulting
-	// state is a State, and tokenBit if the thread is to look again before it
-	// sleeps. Whoever wakes a sleeping thread sets it to Running before the
-	// waking call returns: a thread that is seen asleep has been woken by
-	// nobody.
-	state atomic.Uint32
+	// state is a State, tokenBit if the thread is to look again before it
+	// sleeps, and parkedBit if it has gone beyond giving way to others.
+	// Whoever wakes a sleeping thread sets it to Running before the waking
+	// call returns: a thread that is seen asleep has been woken by nobody.
+	state    atomic.Uint32
+	patience patience
 
 	// signals counts signals that were delivered and not handled yet.
 	// inside is set while the thread cannot handle one.
@@ -68,10 +69,17 @@ func (th *Thread) TID() int { return th.tid }
 func (th *Thread) Process() *Process { return th.p }
 
 // State returns what the thread is doing now.
-func (th *Thread) State() State { return State(th.state.Load() &^ tokenBit) }
+func (th *Thread) State() State { return stateOf(th.state.Load()) }
 
-// tokenBit is set in state by who would wake a thread that does not sleep.
-const tokenBit = 1 << 8
+const (
+	// tokenBit is set in Thread.state by who would wake a thread that does
+	// not sleep.
+	tokenBit = 1 << 8
+	// parkedBit is set by a thread that waits for its channel, or for unpark.
+	parkedBit = 1 << 9
+)
+
+func stateOf(state uint32) State { return State(state &^ (tokenBit | parkedBit)) }
 
 // Handled returns how many signals the thread has handled.
 func (th *Thread) Handled() int { return int(th.handled.Load()) }
@@ -81,15 +89,17 @@ func (th *Thread) Handled() int { return int(th.handled.Load()) }
 func (th *Thread) poke() {
 	for {
 		old := th.state.Load()
-		if State(old&^tokenBit) == Running {
+		if stateOf(old) == Running {
 			if th.state.CompareAndSwap(old, old|tokenBit) {
 				return
 			}
 		} else if th.state.CompareAndSwap(old, uint32(Running)) {
 			// Only the one who has set it Running does this.
-			if th.unpark != nil {
+			switch {
+			case old&parkedBit == 0:
+			case th.unpark != nil:
 				th.unpark()
-			} else {
+			default:
 				th.wake <- struct{}{}
 			}
 			return
@@ -99,25 +109,31 @@ func (th *Thread) poke() {
 
 // sleep waits in state s for a poke, unless there was one since the last.
 func (th *Thread) sleep(s State) {
-	switch {
-	case !th.fallAsleep(s):
-	case th.park != nil:
-		th.park()
-	default:
+	if th.park != nil {
+		if th.fallAsleep(uint32(s) | parkedBit) {
+			th.park()
+		}
+		return
+	}
+	if !th.fallAsleep(uint32(s)) {
+		return
+	}
+	woken := func() bool { return th.state.Load() != uint32(s) }
+	if !th.patience.wait(woken) && th.state.CompareAndSwap(uint32(s), uint32(s)|parkedBit) {
 		<-th.wake
 	}
 }
 
-// fallAsleep reports whether the thread is in state s now and has to receive
-// from wake.
-func (th *Thread) fallAsleep(s State) bool {
+// fallAsleep puts the thread to sleep with the state given, unless it was
+// poked, and reports whether it did. With parkedBit it has to receive from wake.
+func (th *Thread) fallAsleep(state uint32) bool {
 	for {
 		old := th.state.Load()
 		if old&tokenBit != 0 {
 			if th.state.CompareAndSwap(old, old&^tokenBit) {
 				return false
 			}
-		} else if th.state.CompareAndSwap(old, uint32(s)) {
+		} else if th.state.CompareAndSwap(old, state) {
 			th.tellWatchers()
 			return true
 		}

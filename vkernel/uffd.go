@@ -3,6 +3,7 @@
 package vkernel
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,18 +22,23 @@ type uffd struct {
 	// state has the features with the bit initialized, zero before the
 	// handshake.
 	state    atomic.Uint64
-	released atomic.Bool // set once, before mu is taken to wake everybody
+	released atomic.Bool // set once, before everybody is woken
 
 	// changing counts events of the address space whose threads have not
 	// gone on. It is raised with the lock of the address space held for
 	// writing, so that no fill is under way then.
 	changing atomic.Int32
 
-	// mu is the innermost lock, but for those of threads.
-	mu      sync.Mutex
-	faults  faultQueue // protected by mu
-	events  []*event   // unread, in order; protected by mu
-	readers []*reader  // protected by mu
+	faults faultQueue
+	// readers are told with no lock held, perhaps once more after they are
+	// off the list.
+	readers atomic.Pointer[[]*reader] // replaced under mu
+
+	mu     sync.Mutex
+	events []*event // unread, in order; protected by mu
+	// eventful is whether there are events, for who looks without the lock;
+	// changed under mu.
+	eventful atomic.Bool
 }
 
 // initialized is the bit of uffd.state that the handshake sets, as fdinfo
@@ -47,6 +53,7 @@ type reader struct {
 func (k *Kernel) newUffd(as *space, flags int) *uffd {
 	u := &uffd{k: k, as: as, flags: flags}
 	u.faults.lifo = k.profile.lifo
+	u.readers.Store(new([]*reader))
 	return u
 }
 
@@ -55,32 +62,37 @@ func (u *uffd) ready() bool { return u.state.Load()&initialized != 0 }
 // has reports whether the descriptor was asked for a feature.
 func (u *uffd) has(f uapi.Features) bool { return uapi.Features(u.state.Load())&f == f }
 
-// wakeReadersLocked tells those who wait for something to read.
-func (u *uffd) wakeReadersLocked() {
-	for _, r := range u.readers {
+// wakeReaders tells those who wait for something to read. Who puts itself on
+// the list looks for something to read after that, and so misses nothing that
+// was queued before the list is looked at here.
+func (u *uffd) wakeReaders() {
+	for _, r := range *u.readers.Load() {
 		r.poke()
 	}
 }
 
 func (u *uffd) addReader(r *reader) {
 	u.mu.Lock()
-	u.readers = append(u.readers, r)
-	u.mu.Unlock()
+	defer u.mu.Unlock()
+	readers := append(slices.Clone(*u.readers.Load()), r)
+	u.readers.Store(&readers)
 }
 
 func (u *uffd) dropReader(r *reader) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for i, x := range u.readers {
-		if x == r {
-			u.readers = append(u.readers[:i], u.readers[i+1:]...)
-			return
-		}
-	}
+	readers := slices.DeleteFunc(slices.Clone(*u.readers.Load()), func(x *reader) bool { return x == r })
+	u.readers.Store(&readers)
 }
 
-// pendingLocked reports whether a read would find something.
-func (u *uffd) pendingLocked() bool { return u.faults.unread > 0 || len(u.events) > 0 }
+// setEvents replaces the unread events. Preconditions: u.mu is held.
+func (u *uffd) setEvents(events []*event) {
+	u.events = events
+	u.eventful.Store(len(events) > 0)
+}
+
+// pending reports whether a read would find something.
+func (u *uffd) pending() bool { return u.faults.some.Load() || u.eventful.Load() }
 
 // release is the end of the last file: the memory is nobody's again, and who
 // waits goes on.
@@ -90,13 +102,13 @@ func (u *uffd) release() {
 	u.as.mu.Lock()
 	u.disownLocked()
 	u.as.mu.Unlock()
-	u.mu.Lock()
 	u.faults.wakeAll()
+	u.mu.Lock()
 	for _, e := range u.events {
 		e.th.poke()
 	}
-	u.wakeReadersLocked()
 	u.mu.Unlock()
+	u.wakeReaders()
 }
 
 // disownLocked takes the descriptor off every VMA. Preconditions: the lock of

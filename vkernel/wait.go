@@ -20,18 +20,13 @@ func (f *faulting) userfault(flags uapi.FaultFlags) verdict {
 	}
 	w := f.record(flags)
 	as.k.reach(PhaseChecked, th, f.addr)
-	u.mu.Lock()
-	// Released is tested after the lock is had, and release wakes all after
-	// it has set it: a fault is queued before that, or sees it.
-	if u.released.Load() {
-		u.mu.Unlock()
+	// What is left of a fault before may not end this one's sleep.
+	th.forget()
+	if !u.faults.add(w, &u.released) {
 		as.mu.RUnlock()
 		return u.k.profile.closed
 	}
-	th.forget()
-	u.faults.add(w)
-	u.wakeReadersLocked()
-	u.mu.Unlock()
+	u.wakeReaders()
 	as.k.reach(PhaseQueued, th, f.addr)
 	// A page that came between the look at the table and the queueing has
 	// woken nobody: look once more.
@@ -42,9 +37,7 @@ func (f *faulting) userfault(flags uapi.FaultFlags) verdict {
 	if stay {
 		v = th.sleepInFault(u, w, f.at)
 	} else {
-		u.mu.Lock()
 		u.faults.remove(w)
-		u.mu.Unlock()
 	}
 	f.at.tries++
 	as.k.reach(PhaseWoken, th, f.addr)
@@ -93,8 +86,9 @@ func (th *Thread) disturbed(u *uffd, at *attempt) bool {
 
 // giveUp takes w out if its thread must not wait longer.
 func (th *Thread) giveUp(u *uffd, w *waiter, at *attempt) (v verdict, leave bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	q := &u.faults
+	q.lock.Lock()
+	defer q.lock.Unlock()
 	leave = true
 	switch {
 	case !w.queued || u.released.Load():
@@ -115,7 +109,7 @@ func (th *Thread) giveUp(u *uffd, w *waiter, at *attempt) (v verdict, leave bool
 		leave = false
 	}
 	if leave {
-		u.faults.remove(w)
+		q.removeLocked(w)
 	}
 	return v, leave
 }
@@ -168,14 +162,7 @@ func (a *vma) akin(b *vma) bool {
 	return (a.flags^b.flags)&^vmAccess == 0 && a.obj == b.obj && a.file == b.file && a.offset(a.end) == b.off
 }
 
-// message makes what a read gives of w.
-func (w *waiter) message() uapi.Msg {
-	return uapi.PageFault{Addr: w.addr, Flags: w.flags, TID: w.tid}.Msg()
-}
-
 // wakeRange wakes the waiters of r, and returns how many there were.
 func (u *uffd) wakeRange(r mem.Range) int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
 	return u.faults.wake(r, u.k.profile.wakeUnread)
 }

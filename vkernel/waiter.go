@@ -3,6 +3,7 @@
 package vkernel
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"github.com/faultline-go/faultline/mem"
@@ -10,7 +11,7 @@ import (
 )
 
 // waiter is a thread that sleeps on a page. It is part of its Thread; while it
-// is queued, the descriptor's lock protects it.
+// is queued, the queue's lock protects it.
 type waiter struct {
 	th    *Thread
 	addr  mem.Addr // as the message has it
@@ -25,45 +26,52 @@ type waiter struct {
 
 	next, prev *waiter // of the list of unread ones
 
-	// The index is a search tree by addr, then seq, whose shape is a heap by
-	// prio.
-	left, right *waiter
-	seq         uint64
-	prio        uint64
+	// The index has the waiters of each page in a ring, in the order in which
+	// they came, and the first of each ring in the chain of a bucket.
+	after, before *waiter
+	chain         *waiter
 }
 
 // faultQueue holds the waiters of a descriptor, once in the order in which
-// they are to be read and once by address, so that neither a read nor a wake
-// depends on how many others wait. The descriptor's lock protects it.
+// they are to be read and once by page, so that neither a read nor the wake of
+// a page depends on how many others wait.
 type faultQueue struct {
-	lifo        bool
-	first, last *waiter // unread
+	lifo bool // immutable
+	// some is whether anything is unread, for who looks without the lock;
+	// changed with the lock.
+	some atomic.Bool
+
+	// Threads are poked without the lock: a mirror's is woken by what may take
+	// long.
+	lock        spinLock
+	first, last *waiter // unread; protected by lock, as what follows
 	unread      int
 	total       int
-	root        *waiter
-	seq         uint64
+	buckets     []*waiter // a power of two; nil before the first waiter
+	pages       int       // that are waited for
 }
 
-// add queues w as unread.
-func (q *faultQueue) add(w *waiter) {
-	q.seq++
-	w.seq = q.seq
-	// Any well mixed function of seq balances the tree, and the same run
-	// gives the same tree.
-	x := w.seq * 0x9e3779b97f4a7c15
-	x ^= x >> 32
-	w.prio = x * 0xd6e8feb86659fd93
+// add queues w as unread, unless closed is set. It is looked at with the lock
+// held: who sets it wakes all after that, and finds w or is seen here.
+func (q *faultQueue) add(w *waiter, closed *atomic.Bool) bool {
+	q.lock.Lock()
+	defer q.lock.Unlock()
+	if closed.Load() {
+		return false
+	}
 	w.queued = true
 	w.woken.Store(false)
-	w.left, w.right = nil, nil
-	q.root = insertWaiter(q.root, w)
+	q.index(w)
 	q.total++
 	q.pushUnread(w)
+	return true
 }
 
 func (q *faultQueue) pushUnread(w *waiter) {
 	w.unread = true
-	q.unread++
+	if q.unread++; q.unread == 1 {
+		q.some.Store(true)
+	}
 	switch {
 	case q.first == nil:
 		w.next, w.prev = nil, nil
@@ -79,13 +87,24 @@ func (q *faultQueue) pushUnread(w *waiter) {
 	}
 }
 
-// take returns the next unread waiter, which is read from now on, or nil.
-func (q *faultQueue) take() *waiter {
-	w := q.first
-	if w != nil {
+// take reads the next faults, as many as there are and msgs has room for.
+func (q *faultQueue) take(msgs []uapi.Msg) (n int) {
+	var disturbed []*Thread
+	q.lock.Lock()
+	for n < len(msgs) && q.first != nil {
+		w := q.first
 		q.unlinkUnread(w)
+		msgs[n] = uapi.PageFault{Addr: w.addr, Flags: w.flags, TID: w.tid}.Msg()
+		if w.th.interrupted() {
+			disturbed = append(disturbed, w.th) // see giveUp
+		}
+		n++
 	}
-	return w
+	q.lock.Unlock()
+	for _, th := range disturbed {
+		th.poke()
+	}
+	return n
 }
 
 func (q *faultQueue) unlinkUnread(w *waiter) {
@@ -93,7 +112,9 @@ func (q *faultQueue) unlinkUnread(w *waiter) {
 		return
 	}
 	w.unread = false
-	q.unread--
+	if q.unread--; q.unread == 0 {
+		q.some.Store(false)
+	}
 	if w.prev != nil {
 		w.prev.next = w.next
 	} else {
@@ -107,116 +128,173 @@ func (q *faultQueue) unlinkUnread(w *waiter) {
 	w.next, w.prev = nil, nil
 }
 
-// remove takes w out, read or not.
+// remove takes w out, read or not, unless somebody has woken it.
 func (q *faultQueue) remove(w *waiter) {
+	q.lock.Lock()
+	q.removeLocked(w)
+	q.lock.Unlock()
+}
+
+func (q *faultQueue) removeLocked(w *waiter) {
 	if !w.queued {
 		return
 	}
 	q.unlinkUnread(w)
-	q.root = removeWaiter(q.root, w)
+	q.unindex(w)
 	w.queued = false
 	q.total--
 	w.woken.Store(true)
 }
 
-// wake takes every waiter in r out and lets its thread go on; one that nobody
-// has read stays unless unread is set. It returns how many went.
+// wakeBatch is how many waiters are taken out under one hold of the lock.
+const wakeBatch = 16
+
+// wake takes every waiter in r out, in the order of addresses, and lets its
+// thread go on; one that nobody has read stays unless unread is set. It returns
+// how many went.
 func (q *faultQueue) wake(r mem.Range, unread bool) (n int) {
-	var from waiter
-	from.addr = r.Start
-	for {
-		w := ceiling(q.root, &from)
-		if w == nil || w.addr >= r.End {
-			return n
-		}
-		if w.unread && !unread {
-			from.addr, from.seq = w.addr, w.seq+1
-			continue
-		}
-		th := w.th // the record is the thread's again once w is removed
-		q.remove(w)
-		th.poke()
-		n++
+	if r.Pages() == 1 {
+		return q.wakePage(r.Start, unread)
 	}
+	for _, a := range q.awaited(r) {
+		n += q.wakePage(a, unread)
+	}
+	return n
 }
 
 // wakeAll takes every waiter out.
-func (q *faultQueue) wakeAll() {
-	for q.root != nil {
-		w := q.root
-		th := w.th // the record is the thread's again once w is removed
-		q.remove(w)
-		th.poke()
-	}
-}
+func (q *faultQueue) wakeAll() { q.wake(mem.Range{End: taskSize}, true) }
 
-func (w *waiter) less(x *waiter) bool {
-	return w.addr < x.addr || w.addr == x.addr && w.seq < x.seq
-}
-
-// ceiling returns the first waiter that is not before x.
-func ceiling(t, x *waiter) (best *waiter) {
-	for t != nil {
-		if t.less(x) {
-			t = t.right
-		} else {
-			best, t = t, t.left
+func (q *faultQueue) wakePage(a mem.Addr, unread bool) (n int) {
+	for {
+		// The records are their threads' again once they are removed.
+		var threads [wakeBatch]*Thread
+		got := 0
+		q.lock.Lock()
+		for got < wakeBatch {
+			w := q.firstOf(a, unread)
+			if w == nil {
+				break
+			}
+			threads[got] = w.th
+			q.removeLocked(w)
+			got++
+		}
+		q.lock.Unlock()
+		for _, th := range threads[:got] {
+			th.poke()
+		}
+		if n += got; got < wakeBatch {
+			return n
 		}
 	}
-	return best
 }
 
-func insertWaiter(t, w *waiter) *waiter {
-	if t == nil {
-		return w
+// firstOf returns the first waiter of a page, one that was read if unread is not
+// set, or nil. Preconditions: q.lock is held.
+func (q *faultQueue) firstOf(a mem.Addr, unread bool) *waiter {
+	if q.pages == 0 {
+		return nil
 	}
-	if w.prio > t.prio {
-		w.left, w.right = splitWaiters(t, w)
-		return w
+	head := *q.ring(a)
+	for w := head; w != nil; {
+		if unread || !w.unread {
+			return w
+		}
+		if w = w.after; w == head {
+			break
+		}
 	}
-	if w.less(t) {
-		t.left = insertWaiter(t.left, w)
+	return nil
+}
+
+// awaited returns the pages of r that somebody waits for, in order.
+func (q *faultQueue) awaited(r mem.Range) (pages []mem.Addr) {
+	q.lock.Lock()
+	if r.Pages() <= q.pages {
+		for a := r.Start; a < r.End; a += mem.PageSize {
+			if *q.ring(a) != nil {
+				pages = append(pages, a)
+			}
+		}
 	} else {
-		t.right = insertWaiter(t.right, w)
+		for _, w := range q.buckets {
+			for ; w != nil; w = w.chain {
+				if r.Contains(w.addr) {
+					pages = append(pages, w.addr.Down())
+				}
+			}
+		}
 	}
-	return t
+	q.lock.Unlock()
+	slices.Sort(pages)
+	return pages
 }
 
-// splitWaiters parts a tree at x.
-func splitWaiters(t, x *waiter) (l, r *waiter) {
-	if t == nil {
-		return nil, nil
+// The methods of the index have to be called with q.lock held.
+
+// ring returns where the first waiter of a page is, or would be.
+func (q *faultQueue) ring(a mem.Addr) **waiter {
+	// Any well mixed function of the page will do.
+	hash := uint64(a>>mem.PageShift) * 0x9e3779b97f4a7c15 >> 32
+	link := &q.buckets[hash&uint64(len(q.buckets)-1)]
+	for *link != nil && (*link).addr.Down() != a.Down() {
+		link = &(*link).chain
 	}
-	if t.less(x) {
-		t.right, r = splitWaiters(t.right, x)
-		return t, r
-	}
-	l, t.left = splitWaiters(t.left, x)
-	return l, t
+	return link
 }
 
-func joinWaiters(l, r *waiter) *waiter {
+func (q *faultQueue) index(w *waiter) {
+	if q.pages >= len(q.buckets) {
+		q.rehash(max(minBuckets, 4*len(q.buckets)))
+	}
+	link := q.ring(w.addr)
+	head := *link
+	if head != nil {
+		w.after, w.before = head, head.before
+		w.before.after, head.before = w, w
+		return
+	}
+	w.after, w.before, w.chain = w, w, nil
+	*link = w
+	q.pages++
+}
+
+func (q *faultQueue) unindex(w *waiter) {
+	next := w.after
+	w.before.after, next.before = next, w.before
+	link := q.ring(w.addr)
 	switch {
-	case l == nil:
-		return r
-	case r == nil:
-		return l
-	case l.prio > r.prio:
-		l.right = joinWaiters(l.right, r)
-		return l
+	case *link != w:
+	case next != w:
+		next.chain = w.chain
+		*link = next
+	default:
+		*link = w.chain
+		if q.pages--; q.pages < len(q.buckets)/16 && len(q.buckets) > keptBuckets {
+			q.rehash(len(q.buckets) / 4)
+		}
 	}
-	r.left = joinWaiters(l, r.left)
-	return r
+	w.after, w.before, w.chain = nil, nil, nil
 }
 
-func removeWaiter(t, w *waiter) *waiter {
-	if t == w {
-		return joinWaiters(t.left, t.right)
+const (
+	minBuckets = 64
+	// keptBuckets are not worth giving back when there are few waiters: there
+	// may be many again at once.
+	keptBuckets = 1 << 12
+)
+
+// rehash changes the number of buckets to n.
+func (q *faultQueue) rehash(n int) {
+	old := q.buckets
+	q.buckets = make([]*waiter, n)
+	for _, w := range old {
+		for w != nil {
+			next := w.chain
+			w.chain = nil
+			*q.ring(w.addr) = w
+			w = next
+		}
 	}
-	if w.less(t) {
-		t.left = removeWaiter(t.left, w)
-	} else {
-		t.right = removeWaiter(t.right, w)
-	}
-	return t
 }

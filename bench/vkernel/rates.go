@@ -56,9 +56,6 @@ func (m *machine) serve(stop *atomic.Bool) {
 		if errno == syscall.EAGAIN {
 			_, errno = m.d.Wait(-1)
 			check("wait", errno)
-			// Whoever is about to fault does so first: a read then takes
-			// many messages.
-			runtime.Gosched()
 			continue
 		}
 		check("read", errno)
