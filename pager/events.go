@@ -13,9 +13,8 @@ import (
 )
 
 // apply brings the table up to date with an event. It runs before the faults
-// that were read with it are served.
-func (s *Space) apply(m *uapi.Msg) {
-	s.p.stat.events.Add(1)
+// that were read with it are served. It reports false if that cannot be done yet.
+func (s *Space) apply(m *uapi.Msg) bool {
 	switch m.Event {
 	case uapi.UFFD_EVENT_UNMAP:
 		r := m.Range()
@@ -39,10 +38,14 @@ func (s *Space) apply(m *uapi.Msg) {
 		from, to, n := m.Remap()
 		s.moveEntries(from, to, n)
 	case uapi.UFFD_EVENT_FORK:
-		s.fork(int(m.ForkFD()))
+		if !s.fork(int(m.ForkFD())) {
+			return false
+		}
 	default:
 		s.p.log.Warn(fmt.Sprintf("unknown event %v: newer than this program", m.Event), "space", s.cfg.Name)
 	}
+	s.p.stat.events.Add(1)
+	return true
 }
 
 // forget makes all pages of r fresh and frees what the store holds of them.

@@ -25,9 +25,14 @@ type Child struct {
 // The forking thread waits until its event is read, and until then no page
 // can be installed in the parent: so the table says what the child has, but
 // for the pages that are on their way out. It is the only place where the
-// serving thread waits for the evictor.
-func (s *Space) fork(fd int) {
-	s.batchMu.Lock()
+// serving thread waits for the evictor; where the evictor's mover may wait for
+// that thread ([SpaceConfig.On]), fork reports false instead.
+func (s *Space) fork(fd int) bool {
+	if s.cfg.On == nil {
+		s.batchMu.Lock()
+	} else if !s.batchMu.TryLock() {
+		return false
+	}
 	defer s.batchMu.Unlock()
 	c := &Child{p: s.p}
 	s.mu.Lock()
@@ -47,6 +52,7 @@ func (s *Space) fork(fd int) {
 	s.mu.Unlock()
 	s.p.stat.forks.Add(1)
 	s.cfg.Forked(fd, c)
+	return true
 }
 
 // Start serves the child.

@@ -48,40 +48,82 @@ const (
 )
 
 // serve is the serving thread: the only reader of the descriptor and the
-// only one to install pages.
+// only one to install pages. With [SpaceConfig.On] all that happens there, and
+// what is here looks after what has to be done later.
 func (s *Space) serve() {
 	runtime.LockOSThread()
 	sv := &s.server
 	sv.thread = place.Self()
 	close(sv.ready)
 	defer func() {
+		// Whoever calls Turn from here on sees that the space is closed.
+		s.on(func() {})
 		sv.thread.Close()
 		runtime.UnlockOSThread()
 		close(s.done)
 	}()
 	for !s.closing.Load() {
-		sv.turns.Add(1)
-		busy := s.drain()
-		busy = s.finishLoads() || busy
-		busy = s.runControl() || busy
-		for i := range sv.faults {
-			s.serveFault(sv.faults[i])
+		timeout := time.Duration(-1)
+		if s.cfg.On == nil {
+			timeout = s.turn()
+		} else {
+			s.on(func() { timeout = s.turn() })
 		}
-		sv.faults = sv.faults[:0]
-		if s.retryParked() || busy {
-			continue
+		if timeout != 0 {
+			s.wait(timeout)
 		}
-		s.wait()
 	}
 }
 
-// wait blocks until there may be something to do.
-func (s *Space) wait() {
+// on runs f where the space is served, if that is still there.
+func (s *Space) on(f func()) {
+	if s.cfg.On != nil {
+		s.cfg.On(f)
+	}
+}
+
+// Turn serves what is queued. It is for a space with [SpaceConfig.On], to be
+// called there whenever there is something to read.
+func (s *Space) Turn() {
+	for range mostTurns {
+		if d := s.turn(); d < 0 {
+			return
+		} else if d > 0 {
+			break
+		}
+	}
+	s.fd.Interrupt() // serve has to know when to look next
+}
+
+// mostTurns bounds how long Turn keeps others waiting.
+const mostTurns = 16
+
+// turn does all that there is to do, and returns how long it may be until there
+// is something again: 0 if there is now, negative if only an event or an
+// Interrupt can tell.
+func (s *Space) turn() time.Duration {
+	if s.closing.Load() {
+		return -1
+	}
 	sv := &s.server
+	sv.turns.Add(1)
+	busy := s.drain()
+	if sv.next < sv.got {
+		return firstPause // a fork waits for the evictor, and what follows for the fork
+	}
+	busy = s.finishLoads() || busy
+	busy = s.runControl() || busy
+	for i := range sv.faults {
+		s.serveFault(sv.faults[i])
+	}
+	sv.faults = sv.faults[:0]
+	if s.retryParked() || busy {
+		return 0
+	}
 	timeout := time.Duration(-1)
 	for i := range sv.parked {
 		if d := time.Until(sv.parked[i].next); timeout < 0 || d < timeout {
-			timeout = max(d, 0)
+			timeout = max(d, 1)
 		}
 	}
 	if sv.pace.idle && (timeout < 0 || timeout > calm) {
@@ -90,16 +132,24 @@ func (s *Space) wait() {
 	if sv.asked != nil && (timeout < 0 || timeout > firstPause) {
 		timeout = firstPause
 	}
+	return timeout
+}
+
+// wait blocks until there may be something to do.
+func (s *Space) wait(timeout time.Duration) {
 	ready, errno := s.fd.Wait(timeout)
 	if errno != 0 && errno != syscall.EINTR {
 		s.must("poll", mem.Range{}, errno)
 		s.closing.Store(true)
 	}
-	s.server.pace.waited(sv.thread, ready)
+	if s.cfg.On == nil {
+		s.server.pace.waited(s.server.thread, ready)
+	}
 }
 
 // drain reads all queued messages, applies the events among them, and leaves
-// the faults in server.faults. It reports whether there were any.
+// the faults in server.faults. It reports whether there were any. Messages from
+// server.next on could not be applied yet.
 //
 // Faults come first in a read, though an event behind them may concern them:
 // none is served before the queue is empty (H5).
@@ -107,28 +157,31 @@ func (s *Space) drain() bool {
 	sv := &s.server
 	any := false
 	for {
-		n, errno := s.fd.Read(sv.msgs)
-		if n == 0 {
-			if errno != syscall.EAGAIN && errno != syscall.EINTR && errno != 0 {
-				s.must("read", mem.Range{}, errno)
-				s.closing.Store(true)
+		if sv.next == sv.got {
+			n, errno := s.fd.Read(sv.msgs)
+			if n == 0 {
+				if errno != syscall.EAGAIN && errno != syscall.EINTR && errno != 0 {
+					s.must("read", mem.Range{}, errno)
+					s.closing.Store(true)
+				}
+				return any
 			}
-			return any
+			sv.next, sv.got, sv.at = 0, n, time.Now()
 		}
 		any = true
-		now := time.Now()
-		for i := range sv.msgs[:n] {
-			m := &sv.msgs[i]
+		for sv.next < sv.got {
+			m := &sv.msgs[sv.next]
 			if m.Event == uapi.UFFD_EVENT_PAGEFAULT {
 				addr, _, tid := m.Fault()
-				sv.faults = append(sv.faults, fault{page: addr.Page(), tid: tid, at: now})
-				continue
+				sv.faults = append(sv.faults, fault{page: addr.Page(), tid: tid, at: sv.at})
+			} else if !s.apply(m) {
+				return any
 			}
-			s.apply(m)
+			sv.next++
 		}
 		// A short read left the queue empty. A long burst is cut off: the
 		// faults that were read must not wait for a flood to end (H19).
-		if n < len(sv.msgs) || len(sv.faults) >= cap(sv.faults) {
+		if sv.got < len(sv.msgs) || len(sv.faults) >= cap(sv.faults) {
 			return any
 		}
 	}
@@ -152,7 +205,9 @@ func (s *Space) runControl() bool {
 		return false
 	}
 	// What is queued behind those events may as well be applied.
-	s.drain()
+	if s.drain(); sv.next < sv.got {
+		return false
+	}
 	f := sv.asked
 	sv.asked = nil
 	f()

@@ -37,6 +37,12 @@ type SpaceConfig struct {
 	Mapping func(a mem.Addr) (mem.Range, bool)
 	// Present calls f for the parts of r that are present, in order.
 	Present func(r mem.Range, f func(mem.Range)) error
+	// On runs f on the thread on which the space is to be served, at once if it is
+	// called there, and returns when f has run, or false if the thread is gone.
+	// It is for a descriptor and a mover that can do all they do on that thread
+	// alone; whoever owns it calls [Space.Turn] when there is something to read.
+	// Without it the space has a serving thread of its own.
+	On func(f func()) bool
 }
 
 // Space is one address space that a pager serves.
@@ -77,23 +83,26 @@ type Space struct {
 
 // server is what only the serving thread touches.
 type server struct {
-	thread  *place.Thread
-	ready   chan struct{} // closed when thread is set
-	pace    pace
-	ahead   *ahead.Tracker
-	msgs    []uapi.Msg
-	faults  []fault
-	parked  []parked
-	retry   []parked // scratch of retryParked
-	want    []want
-	stage   []byte // pages to be installed, in the order of want
-	zeros   []byte
-	refs    []store.Ref // to be freed after a commit
-	suspect [16]suspect
-	edges   [8]mem.Page // where VMAs were found to end within a region; protected by Pager.mu
-	nedges  int
-	asked   func()        // taken from control, to be run
-	turns   atomic.Uint64 // progress, for the guard
+	thread *place.Thread
+	ready  chan struct{} // closed when thread is set
+	pace   pace
+	ahead  *ahead.Tracker
+	msgs   []uapi.Msg
+	// msgs[next:got] are read and not applied yet, since at.
+	next, got int
+	at        time.Time
+	faults    []fault
+	parked    []parked
+	retry     []parked // scratch of retryParked
+	want      []want
+	stage     []byte // pages to be installed, in the order of want
+	zeros     []byte
+	refs      []store.Ref // to be freed after a commit
+	suspect   [16]suspect
+	edges     [8]mem.Page // where VMAs were found to end within a region; protected by Pager.mu
+	nedges    int
+	asked     func()        // taken from control, to be run
+	turns     atomic.Uint64 // progress, for the guard
 }
 
 // ErrGone is returned when the address space has ended.
@@ -329,6 +338,7 @@ func (s *Space) drained(f func()) error {
 	case <-s.done:
 		return ErrGone
 	}
+	s.on(s.Turn)
 	s.fd.Interrupt()
 	select {
 	case <-finished:

@@ -16,6 +16,7 @@ import (
 
 	"github.com/faultline-go/faultline/internal/bpf"
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/place"
 	"github.com/faultline-go/faultline/internal/sysargs"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
@@ -71,6 +72,7 @@ func (e *Engine) Err() error {
 
 // managed is what is known of an address space that we manage.
 type managed struct {
+	manager *Manager
 	// pins counts who needs a page to stay where it is.
 	pins map[mem.Page]int
 	// unsure has the threads that may be in a call which began before we saw
@@ -135,7 +137,7 @@ func (e *Engine) Manage(th *tracee.Thread) (*Manager, error) {
 		return nil, fmt.Errorf("make a descriptor: %w", errno)
 	}
 	sp.seals = canSeal()
-	sp.managed = &managed{pins: make(map[mem.Page]int), unsure: make(map[int]struct{})}
+	sp.managed = &managed{manager: m, pins: make(map[mem.Page]int), unsure: make(map[int]struct{})}
 	p.doubt(sp, th)
 	return m, nil
 }
@@ -151,7 +153,7 @@ func (p *Provider) manager(reg int) (*Manager, error) {
 		d.Close()
 		return nil, tracee.ErrGone
 	}
-	return &Manager{p: p, sp: sp, d: d}, nil
+	return &Manager{p: p, sp: sp, d: d, bell: place.NewBell()}, nil
 }
 
 // Child returns the manager of a child, from the number that a fork event has,
@@ -159,8 +161,13 @@ func (p *Provider) manager(reg int) (*Manager, error) {
 // has ended.
 func (e *Engine) Child(fd int) (m *Manager, s *tracee.Space, err error) {
 	done := e.tracer.Do(func() {
+		if parent := e.unborn[fd]; parent != nil {
+			delete(e.unborn, fd)
+			parent.births--
+		}
 		if m, err = e.manager(fd); err == nil {
 			s = m.sp.ts
+			m.sp.managed.manager = m
 		}
 	})
 	if !done {

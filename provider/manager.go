@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/place"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/uffd/uapi"
@@ -25,10 +26,61 @@ import (
 // a pager.Descriptor, with the way to take pages out besides. Its methods may be
 // called from any goroutine; what they do is done on the tracer's thread, between
 // two events. They return ESRCH when the tree is gone.
+//
+// Where it is served by Serve, that is done at the end of the event that has queued
+// a message, without a change of thread.
 type Manager struct {
-	p  *Provider
-	sp *space
-	d  *vkernel.Descriptor
+	p    *Provider
+	sp   *space
+	d    *vkernel.Descriptor
+	bell *place.Bell // for Interrupt
+	turn func()      // see Serve; of the tracer's thread
+	// births counts the children of which an event was read and that nobody manages
+	// yet: nothing leaves that they have too. Of the tracer's thread.
+	births int
+}
+
+// On runs f on the tracer's thread: see pager.SpaceConfig.
+func (m *Manager) On(f func()) bool { return m.p.tracer.Do(f) }
+
+// Serve has turn called on the tracer's thread whenever there is something to read.
+func (m *Manager) Serve(turn func()) { m.p.tracer.Do(func() { m.turn = turn }) }
+
+// mostRounds bounds how long an event can take whose service makes others fault.
+const mostRounds = 64
+
+// serve has the messages read that are queued. What a turn does may end here too.
+func (p *Provider) serve() {
+	if p.serving {
+		return
+	}
+	p.serving = true
+	defer func() { p.serving = false }()
+	for round := range mostRounds {
+		again := false
+		for _, sp := range p.spaces {
+			m := sp.manager()
+			switch {
+			case m == nil || m.turn == nil || !m.d.Pending():
+			case round == mostRounds-1:
+				m.Interrupt()
+			default:
+				m.turn()
+				again = true
+			}
+		}
+		if !again {
+			return
+		}
+	}
+}
+
+// manager returns the manager of a space that is managed, or nil.
+func (sp *space) manager() *Manager {
+	if sp.managed == nil {
+		return nil
+	}
+	return sp.managed.manager
 }
 
 // on runs f on the tracer's thread and lets go on whom it has woken.
@@ -53,20 +105,31 @@ func (m *Manager) Read(msgs []uapi.Msg) (n int, errno syscall.Errno) {
 	if !m.d.Pending() {
 		return 0, unix.EAGAIN
 	}
-	n, errno = m.on(func() (int, syscall.Errno) { return m.d.Read(msgs) })
+	n, errno = m.on(func() (int, syscall.Errno) {
+		n, errno := m.d.Read(msgs)
+		for i := range msgs[:n] {
+			if msgs[i].Event == uapi.UFFD_EVENT_FORK {
+				m.p.unborn[int(msgs[i].ForkFD())] = m
+				m.births++
+			}
+		}
+		return n, errno
+	})
 	if errno == unix.ESRCH {
 		errno = unix.EAGAIN
 	}
 	return n, errno
 }
 
-// Wait is pager.Descriptor's.
+// Wait is pager.Descriptor's. It returns at an Interrupt only: messages are not
+// waited for.
 func (m *Manager) Wait(timeout time.Duration) (ready bool, errno syscall.Errno) {
-	return m.d.Wait(timeout)
+	m.bell.Wait(timeout)
+	return m.d.Pending(), 0
 }
 
 // Interrupt is pager.Descriptor's.
-func (m *Manager) Interrupt() { m.d.Interrupt() }
+func (m *Manager) Interrupt() { m.bell.Ring() }
 
 // Changing is pager.Descriptor's.
 func (m *Manager) Changing() bool { return m.d.Changing() }
@@ -175,6 +238,7 @@ func (m *Manager) Private() []mem.Range { return m.sp.agent.Ranges() }
 func (m *Manager) Close() error {
 	var err error
 	if !m.p.tracer.Do(func() {
+		m.turn = nil
 		err = m.d.Close()
 		if m.p.spaces[m.sp.ts] == m.sp {
 			m.sp.follow()
@@ -209,15 +273,16 @@ func (m *Manager) Take(runs []Taken) error {
 	err := error(tracee.ErrGone)
 	m.p.tracer.Do(func() {
 		if m.p.spaces[m.sp.ts] == m.sp && m.sp.managed != nil {
-			err = m.sp.take(m.d, runs)
+			err = m.take(runs)
 			m.p.settle()
 		}
 	})
 	return err
 }
 
-func (sp *space) take(d *vkernel.Descriptor, runs []Taken) error {
-	if d.Changing() || sp.gate.busy() {
+func (m *Manager) take(runs []Taken) error {
+	sp := m.sp
+	if m.d.Changing() || sp.gate.busy() || m.births != 0 {
 		return nil // what is queued may concern them
 	}
 	if !sp.sure() {

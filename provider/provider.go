@@ -70,6 +70,10 @@ type Provider struct {
 	pace      pace
 	at        inject.Stop // of the thread that has stopped last
 	ready     int         // files with the byte in their pipe
+	serving   bool        // see serve
+	// unborn has, by the numbers of their descriptors, the managers whose fork
+	// events were read for children that nobody manages yet.
+	unborn map[int]*Manager
 }
 
 // Start launches the program. The caller must Wait for it.
@@ -107,6 +111,7 @@ func newProvider(log *slog.Logger) (*Provider, error) {
 		tasks:   make(map[*tracee.Thread]*task),
 		filters: make(map[*tracee.Process]*filters),
 		files:   make(map[uint64]*file),
+		unborn:  make(map[int]*Manager),
 	}
 	p.registry = p.k.NewProcess(vkernel.ProcessOptions{MaxFiles: 1 << 20})
 	p.keeper = p.registry.NewThread()
@@ -196,13 +201,15 @@ func (p *Provider) settle() {
 		p.changed = p.changed[:0]
 	}
 	// What was read, or taken back, is not told.
-	if p.ready == 0 {
-		return
-	}
-	for _, f := range p.files {
-		if f.ready {
-			f.publish()
+	if p.ready != 0 {
+		for _, f := range p.files {
+			if f.ready {
+				f.publish()
+			}
 		}
+	}
+	if p.hooks != nil {
+		p.serve()
 	}
 }
 

@@ -98,8 +98,11 @@ func (e *engagement) begin() error {
 		} else if err := e.open(th); err != nil {
 			return err
 		}
-		e.start(e.r.pager.Attach(e.fd, e.config()))
-		if e.user == nil {
+		pg := e.r.pager.Attach(e.fd, e.config())
+		if e.user != nil {
+			e.serve(pg)
+		} else {
+			e.start(pg)
 			for _, id := range e.r.threadIDs(e.space) {
 				e.pg.Hold(mem.MakeRange(id, threadWords))
 			}
@@ -295,7 +298,7 @@ func openDeviceIn(agent *inject.Agent, flags uintptr) (uintptr, error) {
 }
 
 func (e *engagement) config() pager.SpaceConfig {
-	return pager.SpaceConfig{
+	c := pager.SpaceConfig{
 		Name:    fmt.Sprintf("pid %d", e.pid()),
 		Pid:     e.pid(),
 		Mover:   e.mover,
@@ -303,6 +306,10 @@ func (e *engagement) config() pager.SpaceConfig {
 		Mapping: e.mapping,
 		Present: e.present,
 	}
+	if e.user != nil {
+		c.Pid, c.On = 0, e.user.On // whose thread the server is, places it
+	}
+	return c
 }
 
 func (e *engagement) mover() (pager.Mover, error) {

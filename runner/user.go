@@ -94,8 +94,16 @@ func (e *engagement) setManager(m *provider.Manager) {
 	e.private = append(e.private, m.Private()...)
 }
 
-// managedChild begins to serve a forked child. It is called on the serving thread
-// of its parent; the child runs, and waits where it touches what is missing.
+// serve makes the engagement live, served on the tracer's thread: a fault of the
+// engine in software comes there, and a change of thread would cost more than all
+// else.
+func (e *engagement) serve(pg *pager.Space) {
+	e.start(pg)
+	e.user.Serve(pg.Turn)
+}
+
+// managedChild begins to serve a forked child. It is called on the tracer's thread;
+// the child runs, and waits where it touches what is missing.
 func (e *engagement) managedChild(raw int, child *pager.Child) {
 	m, sp, err := e.r.user.Child(raw)
 	if err != nil {
@@ -112,7 +120,7 @@ func (e *engagement) managedChild(raw int, child *pager.Child) {
 		return
 	}
 	ce.setManager(m)
-	ce.start(child.Start(m, ce.config()))
+	ce.serve(child.Start(m, ce.config()))
 	time.AfterFunc(grace, ce.settle)
 }
 
