@@ -40,8 +40,21 @@ type Manager struct {
 	births int
 }
 
-// On runs f on the tracer's thread: see pager.SpaceConfig.
-func (m *Manager) On(f func()) bool { return m.p.tracer.Do(f) }
+// On runs f on the tracer's thread: see pager.SpaceConfig. What f lets happen is
+// not served before it has returned.
+func (m *Manager) On(f func()) bool {
+	p := m.p
+	return p.tracer.Do(func() {
+		if !p.serving {
+			p.serving = true
+			defer func() {
+				p.serving = false
+				p.serve()
+			}()
+		}
+		f()
+	})
+}
 
 // Serve has turn called on the tracer's thread whenever there is something to read.
 func (m *Manager) Serve(turn func()) { m.p.tracer.Do(func() { m.turn = turn }) }
