@@ -170,7 +170,8 @@ func (m *Manager) Copy(dst mem.Addr, src []byte, mode uapi.CopyMode) (done int, 
 			}
 			done += n
 		}
-		m.sp.apply(mem.MakeRange(dst, uint64(done)))
+		// All of it: what could not be filled is closed again.
+		m.sp.apply(mem.MakeRange(dst, uint64(len(src))))
 		if done > 0 && errno != 0 {
 			errno = unix.EAGAIN // as the kernel says of a short copy
 		}

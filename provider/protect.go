@@ -230,13 +230,26 @@ func (sp *space) op(nr uintptr, r mem.Range, arg int) {
 }
 
 // unseal closes what is sealed in r in the other way, so that it can be filled.
+// Where nobody is there who could touch it before that, it is opened at once, which
+// takes one change of permissions instead of two, and no mapping of its own for the
+// time between.
 func (sp *space) unseal(r mem.Range) {
 	if !sp.seals {
 		return
 	}
+	still := sp.ts.Still()
 	sp.ops = sp.ops[:0]
 	sp.prot.runs(r, func(run mem.Range, is uint8) {
-		if is == sealed {
+		switch {
+		case is != sealed:
+		case still:
+			sp.op(unix.SYS_MADVISE, run, unix.MADV_GUARD_REMOVE)
+			sp.prot.forget(run)
+			sp.v.Allowed(run, func(part mem.Range, prot int) {
+				sp.op(unix.SYS_MPROTECT, part, prot)
+				sp.prot.set(part, prot)
+			})
+		default:
 			sp.op(unix.SYS_MPROTECT, run, unix.PROT_NONE)
 			sp.op(unix.SYS_MADVISE, run, unix.MADV_GUARD_REMOVE)
 			sp.prot.set(run, unix.PROT_NONE)

@@ -39,6 +39,24 @@ func (s *Space) Processes() []*Process {
 	return ps
 }
 
+// Still reports whether no thread of the space can run before one is resumed: it
+// has one process, and all threads of that are kept in their stops. For the tracer
+// thread only.
+func (s *Space) Still() bool {
+	if len(s.procs) != 1 {
+		return false
+	}
+	for p := range s.procs {
+		for _, th := range p.threads {
+			// Whoever makes a thread that is not known yet is on its way to a stop.
+			if th.state != held || !th.kept {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func (s *Space) add(p *Process) {
 	s.procs[p] = struct{}{}
 	s.pid.CompareAndSwap(0, int64(p.pid))
