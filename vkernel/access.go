@@ -49,10 +49,7 @@ func (as *space) touch(a mem.Addr, buf []byte, op *operation) bool {
 	huge := s.huge != 0
 	e := s.huge
 	if !huge {
-		if s.pages == nil {
-			return false
-		}
-		e = s.pages[index(a)]
+		e = s.get(index(a))
 	}
 	if !as.allows(e, huge, op) {
 		return false
@@ -75,6 +72,13 @@ func (as *space) touch(a mem.Addr, buf []byte, op *operation) bool {
 	}
 	op.apply(page[:len(buf)], buf)
 	return true
+}
+
+// vacant reports whether nothing is known of the page at a, for who would have
+// to take a lock to find out more.
+func (as *space) vacant(a mem.Addr) bool {
+	s := as.pt.slot(a, false)
+	return s == nil || s.vacant(index(a))
 }
 
 // allows reports whether op on a page with entry e needs no fault.
@@ -108,7 +112,9 @@ func (th *Thread) access(a mem.Addr, buf []byte, op *operation, at *attempt) (in
 		n := min(len(buf)-done, mem.PageSize-int(a&(mem.PageSize-1)))
 		part := buf[done : done+n]
 		at.tries = 0
-		for !at.as.touch(a, part, op) {
+		vacant := at.as.vacant(a)
+		for vacant || !at.as.touch(a, part, op) {
+			vacant = false
 			if v := at.as.fault(th, a, at); v != retry {
 				return done, v
 			}

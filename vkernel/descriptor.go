@@ -99,7 +99,7 @@ func (d *Descriptor) Read(msgs []uapi.Msg) (n int, errno syscall.Errno) {
 func (u *uffd) takeFaults(msgs []uapi.Msg) (n int) {
 	// A few at a time: who is about to fault waits for the lock.
 	const batch = 8
-	for n < len(msgs) && u.faults.some.Load() {
+	for n < len(msgs) && u.faults.pending() {
 		n += u.faults.take(msgs[n:min(n+batch, len(msgs))])
 	}
 	return n

@@ -151,9 +151,15 @@ func (f *faulting) minor() need {
 // anonymous handles a fault of memory without an object.
 func (f *faulting) anonymous() need {
 	s := f.as.pt.slot(f.addr, true)
+	i := index(f.addr)
+	if f.v.is(vmMissing) && s.vacant(i) {
+		if f.at.write {
+			f.adopt()
+		}
+		return f.missing()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := index(f.addr)
 	e := f.stale(s, i)
 	if e.present() {
 		return f.present(s, i, e)

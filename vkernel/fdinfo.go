@@ -23,8 +23,8 @@ func (p *Process) Fdinfo(fd int) string {
 }
 
 func (u *uffd) counts() (unread, total int) {
-	u.faults.lock.Lock()
-	defer u.faults.lock.Unlock()
+	u.faults.enter()
+	defer u.faults.leave()
 	return u.faults.unread, u.faults.total
 }
 

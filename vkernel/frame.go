@@ -46,12 +46,13 @@ type chunk struct {
 	// belongs to whoever has allocated it, and that of a frame that is alone
 	// to the lock of its page table.
 	mu    sync.Mutex
-	first frame // immutable
+	first frame                             // immutable
+	data  *[chunkFrames * mem.PageSize]byte // nil in memory.bared; changed while free is zero
 	word  [chunkFrames]atomic.Uint32
 	// free is the bit set of free frames, zero for a chunk that is in
-	// memory.spare or memory.bared.
+	// memory.spare or memory.bared. It is written for every frame, and so far
+	// from what is read for every access.
 	free atomic.Uint64
-	data *[chunkFrames * mem.PageSize]byte // nil in memory.bared; changed while free is zero
 	// listed is whether the chunk is in memory.partial; protected by memory.mu
 	listed bool
 }

@@ -7,6 +7,9 @@ import (
 	"sync/atomic"
 )
 
+// cacheLine is how far apart words are kept that different processors write.
+const cacheLine = 64
+
 // spinLock is a lock for what takes some hundred nanoseconds and blocks
 // nowhere.
 //

@@ -157,7 +157,7 @@ func (as *space) poisoned(a mem.Addr) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.huge&ptePoison != 0 || s.pages != nil && s.get(index(a))&ptePoison != 0
+	return (s.huge|s.get(index(a)))&ptePoison != 0
 }
 
 // accessible reports whether an access needs no fault.

@@ -53,9 +53,11 @@ const (
 
 // slot is what is mapped in 2 MiB: 512 small pages, or one huge one.
 type slot struct {
-	mu    sync.Mutex
-	pages *[slotPages]pte // nil while none is mapped or marked; protected by mu
-	huge  pte             // protected by mu
+	mu sync.Mutex
+	// pages is nil while none is mapped or marked. It and its entries are
+	// changed with mu held, and so that vacant may look without.
+	pages atomic.Pointer[[slotPages]pte]
+	huge  pte // protected by mu
 }
 
 type directory [512]slot
@@ -124,21 +126,32 @@ func (t *pageTable) each(r mem.Range, fn func(s *slot, part mem.Range)) {
 
 // get returns the entry of a small page. Preconditions: s.mu is held.
 func (s *slot) get(i int) pte {
-	if s.pages == nil {
+	pages := s.pages.Load()
+	if pages == nil {
 		return 0
 	}
-	return s.pages[i]
+	return pages[i]
+}
+
+// vacant reports whether small pages are mapped here, and nothing is known of
+// this one. The lock need not be held: who finds nothing either comes before a
+// page does, or looks again.
+func (s *slot) vacant(i int) bool {
+	pages := s.pages.Load()
+	return pages != nil && atomic.LoadUint32((*uint32)(&pages[i])) == 0
 }
 
 // set changes the entry of a small page. Preconditions: s.mu is held.
 func (s *slot) set(i int, e pte) {
-	if s.pages == nil {
+	pages := s.pages.Load()
+	if pages == nil {
 		if e == 0 {
 			return
 		}
-		s.pages = new([slotPages]pte)
+		pages = new([slotPages]pte)
+		s.pages.Store(pages)
 	}
-	s.pages[i] = e
+	atomic.StoreUint32((*uint32)(&pages[i]), uint32(e))
 }
 
 // update calls fn for every entry in r, empty ones only if all is set, and
@@ -147,12 +160,12 @@ func (t *pageTable) update(r mem.Range, fn func(a mem.Addr, e pte) pte) {
 	t.each(r, func(s *slot, part mem.Range) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.pages == nil {
+		if s.pages.Load() == nil {
 			return
 		}
 		for a := part.Start; a < part.End; a += mem.PageSize {
-			if e := s.pages[index(a)]; e != 0 {
-				s.pages[index(a)] = fn(a, e)
+			if e := s.get(index(a)); e != 0 {
+				s.set(index(a), fn(a, e))
 			}
 		}
 	})
@@ -183,20 +196,24 @@ func (t *pageTable) zap(m *memory, r mem.Range, huge bool) {
 	t.each(r, func(s *slot, part mem.Range) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.pages == nil {
+		pages := s.pages.Load()
+		if pages == nil {
 			return
 		}
 		out := putter{m: m}
 		for i, n := index(part.Start), part.Pages(); n > 0; i, n = i+1, n-1 {
-			e := s.pages[i]
+			e := pages[i]
+			if e == 0 {
+				continue
+			}
 			if e.present() {
 				out.put(e.frame())
 			}
-			s.pages[i] = 0
+			s.set(i, 0)
 		}
 		out.flush()
 		if part.Len() == 1<<slotShift {
-			s.pages = nil
+			s.pages.Store(nil)
 		}
 	})
 }

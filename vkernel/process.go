@@ -45,6 +45,7 @@ type space struct {
 	k  *Kernel
 	id uint64
 
+	_ [cacheLine]byte
 	// mu is the mmap lock: faults and fills hold it for reading, whatever
 	// changes a VMA for writing. Nobody sleeps with it.
 	mu   sync.RWMutex

@@ -37,25 +37,27 @@ type Thread struct {
 	// park and unpark take the place of wake for a thread of a mirror.
 	park, unpark func()
 	ended        atomic.Bool // set by End
-	// fault is the record by which the thread is queued while it sleeps on
-	// a page. A thread has one fault at a time.
-	fault waiter
 	// at and path are the access that the thread is making and the fault
 	// that it is in: here, so that neither needs an allocation.
 	at   attempt
 	path faulting
+	// inside is set while the thread cannot handle a signal.
+	inside   atomic.Bool
+	handled  atomic.Int32
+	patience patience
+
+	_ [cacheLine]byte // the above is for the thread alone, most often
+
+	// fault is the record by which the thread is queued while it sleeps on
+	// a page. A thread has one fault at a time.
+	fault waiter
 	// state is a State, tokenBit if the thread is to look again before it
 	// sleeps, and parkedBit if it has gone beyond giving way to others.
 	// Whoever wakes a sleeping thread sets it to Running before the waking
 	// call returns: a thread that is seen asleep has been woken by nobody.
-	state    atomic.Uint32
-	patience patience
-
-	// signals counts signals that were delivered and not handled yet.
-	// inside is set while the thread cannot handle one.
-	inside  atomic.Bool
+	state atomic.Uint32
+	// signals counts those that were delivered and not handled yet.
 	signals atomic.Int32
-	handled atomic.Int32
 
 	watched atomic.Bool // somebody is in WaitState
 	mu      sync.Mutex
@@ -141,7 +143,11 @@ func (th *Thread) fallAsleep(state uint32) bool {
 }
 
 // forget drops a poke from before.
-func (th *Thread) forget() { th.state.And(^uint32(tokenBit)) }
+func (th *Thread) forget() {
+	if th.state.Load()&tokenBit != 0 {
+		th.state.And(^uint32(tokenBit))
+	}
+}
 
 func (th *Thread) tellWatchers() {
 	if th.watched.Load() {

@@ -29,16 +29,17 @@ type uffd struct {
 	// writing, so that no fill is under way then.
 	changing atomic.Int32
 
-	faults faultQueue
 	// readers are told with no lock held, perhaps once more after they are
 	// off the list.
 	readers atomic.Pointer[[]*reader] // replaced under mu
-
-	mu     sync.Mutex
-	events []*event // unread, in order; protected by mu
 	// eventful is whether there are events, for who looks without the lock;
 	// changed under mu.
 	eventful atomic.Bool
+	mu       sync.Mutex
+	events   []*event // unread, in order; protected by mu
+
+	_      [cacheLine]byte // the above is read for each fault, and this written
+	faults faultQueue
 }
 
 // initialized is the bit of uffd.state that the handshake sets, as fdinfo
@@ -92,7 +93,7 @@ func (u *uffd) setEvents(events []*event) {
 }
 
 // pending reports whether a read would find something.
-func (u *uffd) pending() bool { return u.faults.some.Load() || u.eventful.Load() }
+func (u *uffd) pending() bool { return u.faults.pending() || u.eventful.Load() }
 
 // release is the end of the last file: the memory is nobody's again, and who
 // waits goes on.

@@ -87,8 +87,8 @@ func (th *Thread) disturbed(u *uffd, at *attempt) bool {
 // giveUp takes w out if its thread must not wait longer.
 func (th *Thread) giveUp(u *uffd, w *waiter, at *attempt) (v verdict, leave bool) {
 	q := &u.faults
-	q.lock.Lock()
-	defer q.lock.Unlock()
+	q.enter()
+	defer q.leave()
 	leave = true
 	switch {
 	case !w.queued || u.released.Load():
@@ -117,7 +117,8 @@ func (th *Thread) giveUp(u *uffd, w *waiter, at *attempt) (v verdict, leave bool
 // mustWait reports whether the page is still not what the access needs.
 func (f *faulting) mustWait(flags uapi.FaultFlags) bool {
 	s := f.as.pt.slot(f.addr, false)
-	if s == nil {
+	wp := flags&uapi.UFFD_PAGEFAULT_FLAG_WP != 0
+	if s == nil || !wp && !f.v.hugetlb() && s.vacant(index(f.addr)) {
 		return true
 	}
 	s.mu.Lock()
@@ -126,7 +127,7 @@ func (f *faulting) mustWait(flags uapi.FaultFlags) bool {
 	if !f.v.hugetlb() {
 		e = s.get(index(f.addr))
 	}
-	if flags&uapi.UFFD_PAGEFAULT_FLAG_WP != 0 {
+	if wp {
 		return e.present() && e&(pteWP|pteWrite) == pteWP
 	}
 	// A poisoned page is an answer too.

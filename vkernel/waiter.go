@@ -18,7 +18,7 @@ type waiter struct {
 	flags uapi.FaultFlags
 	tid   uint32
 
-	queued bool // in the index: nobody has woken it
+	queued bool // nobody has woken it
 	// woken is set when it has left the index, for its thread to see without
 	// the lock.
 	woken  atomic.Bool
@@ -37,13 +37,18 @@ type waiter struct {
 // a page depends on how many others wait.
 type faultQueue struct {
 	lifo bool // immutable
-	// some is whether anything is unread, for who looks without the lock;
-	// changed with the lock.
-	some atomic.Bool
+
+	// inbox has those who have come since the lock was last taken, the latest
+	// first, linked by next: who faults takes no lock.
+	inbox atomic.Pointer[waiter]
+	_     [cacheLine]byte
 
 	// Threads are poked without the lock: a mirror's is woken by what may take
 	// long.
-	lock        spinLock
+	lock spinLock
+	// some is whether anything is unread, the inbox aside, for who looks
+	// without the lock; changed with it.
+	some        atomic.Bool
 	first, last *waiter // unread; protected by lock, as what follows
 	unread      int
 	total       int
@@ -51,27 +56,58 @@ type faultQueue struct {
 	pages       int       // that are waited for
 }
 
-// add queues w as unread, unless closed is set. It is looked at with the lock
-// held: who sets it wakes all after that, and finds w or is seen here.
+// add queues w as unread, unless closed is set. It is looked at afterwards:
+// who sets it wakes all after that, and finds w or is seen here.
 func (q *faultQueue) add(w *waiter, closed *atomic.Bool) bool {
-	q.lock.Lock()
-	defer q.lock.Unlock()
+	w.queued, w.unread = true, true
+	w.woken.Store(false)
+	for {
+		w.next = q.inbox.Load()
+		if q.inbox.CompareAndSwap(w.next, w) {
+			break
+		}
+	}
 	if closed.Load() {
+		q.remove(w)
 		return false
 	}
-	w.queued = true
-	w.woken.Store(false)
-	q.index(w)
-	q.total++
-	q.pushUnread(w)
 	return true
 }
 
-func (q *faultQueue) pushUnread(w *waiter) {
-	w.unread = true
-	if q.unread++; q.unread == 1 {
-		q.some.Store(true)
+// pending reports whether anything is unread.
+func (q *faultQueue) pending() bool { return q.some.Load() || q.inbox.Load() != nil }
+
+// enter takes the lock, and in who has come.
+func (q *faultQueue) enter() {
+	q.lock.Lock()
+	if q.inbox.Load() == nil {
+		return
 	}
+	var came *waiter // the first first
+	for w := q.inbox.Swap(nil); w != nil; {
+		next := w.next
+		w.next = came
+		came, w = w, next
+	}
+	for w := came; w != nil; {
+		next := w.next
+		q.index(w)
+		q.total++
+		q.pushUnread(w)
+		w = next
+	}
+}
+
+// leave gives the lock back.
+func (q *faultQueue) leave() {
+	if some := q.unread > 0; some != q.some.Load() {
+		q.some.Store(some)
+	}
+	q.lock.Unlock()
+}
+
+func (q *faultQueue) pushUnread(w *waiter) {
+	q.unread++
 	switch {
 	case q.first == nil:
 		w.next, w.prev = nil, nil
@@ -89,8 +125,11 @@ func (q *faultQueue) pushUnread(w *waiter) {
 
 // take reads the next faults, as many as there are and msgs has room for.
 func (q *faultQueue) take(msgs []uapi.Msg) (n int) {
+	if !q.pending() {
+		return 0
+	}
 	var disturbed []*Thread
-	q.lock.Lock()
+	q.enter()
 	for n < len(msgs) && q.first != nil {
 		w := q.first
 		q.unlinkUnread(w)
@@ -100,7 +139,7 @@ func (q *faultQueue) take(msgs []uapi.Msg) (n int) {
 		}
 		n++
 	}
-	q.lock.Unlock()
+	q.leave()
 	for _, th := range disturbed {
 		th.poke()
 	}
@@ -112,9 +151,7 @@ func (q *faultQueue) unlinkUnread(w *waiter) {
 		return
 	}
 	w.unread = false
-	if q.unread--; q.unread == 0 {
-		q.some.Store(false)
-	}
+	q.unread--
 	if w.prev != nil {
 		w.prev.next = w.next
 	} else {
@@ -130,9 +167,9 @@ func (q *faultQueue) unlinkUnread(w *waiter) {
 
 // remove takes w out, read or not, unless somebody has woken it.
 func (q *faultQueue) remove(w *waiter) {
-	q.lock.Lock()
+	q.enter()
 	q.removeLocked(w)
-	q.lock.Unlock()
+	q.leave()
 }
 
 func (q *faultQueue) removeLocked(w *waiter) {
@@ -170,7 +207,7 @@ func (q *faultQueue) wakePage(a mem.Addr, unread bool) (n int) {
 		// The records are their threads' again once they are removed.
 		var threads [wakeBatch]*Thread
 		got := 0
-		q.lock.Lock()
+		q.enter()
 		for got < wakeBatch {
 			w := q.firstOf(a, unread)
 			if w == nil {
@@ -180,7 +217,7 @@ func (q *faultQueue) wakePage(a mem.Addr, unread bool) (n int) {
 			q.removeLocked(w)
 			got++
 		}
-		q.lock.Unlock()
+		q.leave()
 		for _, th := range threads[:got] {
 			th.poke()
 		}
@@ -210,7 +247,7 @@ func (q *faultQueue) firstOf(a mem.Addr, unread bool) *waiter {
 
 // awaited returns the pages of r that somebody waits for, in order.
 func (q *faultQueue) awaited(r mem.Range) (pages []mem.Addr) {
-	q.lock.Lock()
+	q.enter()
 	if r.Pages() <= q.pages {
 		for a := r.Start; a < r.End; a += mem.PageSize {
 			if *q.ring(a) != nil {
@@ -226,7 +263,7 @@ func (q *faultQueue) awaited(r mem.Range) (pages []mem.Addr) {
 			}
 		}
 	}
-	q.lock.Unlock()
+	q.leave()
 	slices.Sort(pages)
 	return pages
 }

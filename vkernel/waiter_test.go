@@ -24,7 +24,7 @@ type queueRig struct {
 func (r *queueRig) add(a mem.Addr) {
 	th := &Thread{}
 	w := &th.fault
-	w.th, w.addr, w.tid = th, a, uint32(r.q.total)
+	w.th, w.addr, w.tid = th, a, uint32(len(r.all))
 	if !r.q.add(w, &r.open) {
 		r.t.Fatal("a fault is refused")
 	}
@@ -103,6 +103,8 @@ func TestFaultQueue(t *testing.T) {
 			if round%12 == 11 {
 				r.wake(mem.Range{Start: page(), End: taskSize}, true)
 			}
+			r.q.enter()
+			r.q.leave()
 			if q := &r.q; q.total != len(r.all) || q.unread != len(r.unread) || q.some.Load() != (len(r.unread) > 0) {
 				t.Fatalf("%d waiters and %d unread, some: %v; want %d and %d", q.total, q.unread, q.some.Load(), len(r.all), len(r.unread))
 			}
