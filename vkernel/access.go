@@ -142,7 +142,10 @@ func (th *Thread) user(ctx context.Context, a mem.Addr, buf []byte, op *operatio
 		defer context.AfterFunc(ctx, th.poke)()
 	}
 	n, v := th.access(a, buf, op, at)
-	if v == cancelled {
+	switch v {
+	case retry:
+		return nil
+	case cancelled:
 		return ctx.Err()
 	}
 	return th.failure(v, a+mem.Addr(n))
@@ -156,7 +159,7 @@ func (th *Thread) failure(v verdict, a mem.Addr) error {
 	}
 	switch v {
 	case retry:
-		return nil
+		return nil // of a mirror
 	case interrupted:
 		return ErrInterrupted
 	case segvMap:

@@ -75,7 +75,7 @@ func (d *Descriptor) Read(msgs []uapi.Msg) (n int, errno syscall.Errno) {
 		return 0, hostErrno(EINVAL)
 	}
 	for n < len(msgs) {
-		got := d.u.takeFaults(msgs[n:])
+		got := d.u.faults.take(msgs[n:])
 		if n += got; n == len(msgs) {
 			break
 		}
@@ -95,16 +95,6 @@ func (d *Descriptor) Read(msgs []uapi.Msg) (n int, errno syscall.Errno) {
 	return n, 0
 }
 
-// takeFaults reads faults alone.
-func (u *uffd) takeFaults(msgs []uapi.Msg) (n int) {
-	// A few at a time: who is about to fault waits for the lock.
-	const batch = 8
-	for n < len(msgs) && u.faults.pending() {
-		n += u.faults.take(msgs[n:min(n+batch, len(msgs))])
-	}
-	return n
-}
-
 // Pending reports whether a message is queued, without taking it.
 func (d *Descriptor) Pending() bool { return d.u.pending() }
 
@@ -120,15 +110,20 @@ func (d *Descriptor) Wait(timeout time.Duration) (ready bool, errno syscall.Errn
 	if d.patience.wait(d.Pending) && d.Pending() {
 		return true, 0
 	}
+	return d.sleep(timeout), 0
+}
+
+// sleep is Wait for who has given way to others for nothing.
+func (d *Descriptor) sleep(timeout time.Duration) (ready bool) {
 	d.sleepers.Add(1)
 	defer d.sleepers.Add(-1)
 	var expired <-chan time.Time // never, if it is nil
 	for {
 		if d.Pending() {
-			return true, 0
+			return true
 		}
 		if d.ended() {
-			return false, 0
+			return false
 		}
 		if timeout > 0 && expired == nil {
 			timer := time.NewTimer(timeout)
@@ -138,7 +133,7 @@ func (d *Descriptor) Wait(timeout time.Duration) (ready bool, errno syscall.Errn
 		select {
 		case <-d.wake:
 		case <-expired:
-			return d.Pending(), 0
+			return d.Pending()
 		}
 	}
 }
