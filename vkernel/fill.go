@@ -212,6 +212,10 @@ func (f *filler) locked(dst mem.Addr, total, done int) (int, syscall.Errno) {
 		if f.th != nil && f.th.killed() {
 			return done, EINTR
 		}
+		if n := f.several(v, dst+mem.Addr(done), done, total); n != 0 {
+			done += n
+			continue
+		}
 		errno := f.page1(v, dst+mem.Addr(done), done)
 		if errno == errSource && len(f.page) < size {
 			f.page = make([]byte, size)

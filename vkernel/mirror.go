@@ -28,7 +28,8 @@ type Outside interface {
 	Store(a mem.Addr, src []byte) int
 
 	// Fill gives the absent page at a its content: src, or zeros if it is
-	// nil. Of a huge page src is as long as that.
+	// nil. Of a huge page src is as long as that, and of several pages of private
+	// memory as long as those. After an errno none of them shows.
 	Fill(a mem.Addr, src []byte) syscall.Errno
 
 	// Move takes the page at src to the absent page at dst.

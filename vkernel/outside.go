@@ -3,6 +3,7 @@
 package vkernel
 
 import (
+	"sync"
 	"syscall"
 
 	"github.com/faultline-go/faultline/mem"
@@ -204,6 +205,63 @@ func (f *filler) outside(v *vma, a mem.Addr, done int) syscall.Errno {
 	defer s.mu.Unlock()
 	s.set(index(a), f.entry(v, fr, !object && fr != 0))
 	return 0
+}
+
+// mostAtOnce is how many pages are filled in one step outside.
+const mostAtOnce = 64
+
+var batches = sync.Pool{New: func() any { return new([mostAtOnce * mem.PageSize]byte) }}
+
+// several copies to as many absent pages from a on as can be had at once: each
+// page by itself is two system calls outside. It returns how many bytes that were,
+// none where one page is looked at by itself: for its errno, or since there is no
+// more than one.
+func (f *filler) several(v *vma, a mem.Addr, done, total int) int {
+	as := f.u.as
+	if as.out == nil || f.kind != fillCopy || !v.anon() || v.hugetlb() || f.ahead {
+		return 0
+	}
+	most := min(total-done, mostAtOnce*mem.PageSize)
+	n := 0
+	for n < most && !as.pt.entry(a+mem.Addr(n)).present() {
+		n += mem.PageSize
+	}
+	if n <= mem.PageSize {
+		return 0
+	}
+	var src []byte
+	if f.bytes != nil {
+		src = f.bytes[done:]
+	} else {
+		b := batches.Get().(*[mostAtOnce * mem.PageSize]byte)
+		defer batches.Put(b)
+		src = b[:]
+		n = f.th.p.as.Load().peekRun(f.src+mem.Addr(done), src[:n]) &^ (mem.PageSize - 1)
+	}
+	if n <= mem.PageSize || as.out.Fill(a, src[:n]) != 0 {
+		return 0
+	}
+	for at := a; at < a+mem.Addr(n); at += mem.PageSize {
+		fr := as.k.mem.alloc()
+		s := as.pt.slot(at, true)
+		s.mu.Lock()
+		s.set(index(at), f.entry(v, fr, true))
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// peekRun reads without faulting, and returns how many bytes could be had.
+func (as *space) peekRun(a mem.Addr, dst []byte) int {
+	if as.out == nil {
+		return 0
+	}
+	var op operation
+	n := 0
+	for n < len(dst) && as.open(a+mem.Addr(n), &op) {
+		n = min(len(dst), n+mem.PageSize-int((a+mem.Addr(n))&(mem.PageSize-1)))
+	}
+	return as.out.Load(a, dst[:n])
 }
 
 // phantom reports whether the object has no page at a. It gets one when the
