@@ -57,13 +57,10 @@ static void watch(int f, void *p, uint64_t n)
 	MUST(ioctl(f, UFFDIO_REGISTER, &r) == 0);
 }
 
-// serve answers every fault with a page of 7s.
+// serve answers every fault with a page of 7s. It has all signals blocked from its
+// start on: a handler that faults there would wait for itself.
 static void *serve(void *unused)
 {
-	// A handler that faults here would wait for itself.
-	sigset_t all;
-	sigfillset(&all);
-	MUST(pthread_sigmask(SIG_SETMASK, &all, NULL) == 0);
 	for (;;) {
 		struct uffd_msg m;
 		ssize_t n = read(fd, &m, sizeof m);
@@ -117,7 +114,11 @@ static void load(void)
 	region = anon(PAGES * PAGE);
 	fd = open_uffd(0, 0);
 	watch(fd, region, PAGES * PAGE);
+	sigset_t all, before;
+	sigfillset(&all);
+	MUST(pthread_sigmask(SIG_SETMASK, &all, &before) == 0);
 	start(serve, 0);
+	MUST(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
 	for (uint64_t i = 0; i < TOUCHERS; i++)
 		touchers[i] = start(toucher, i + 1);
 	dropping = start(dropper, 0);
