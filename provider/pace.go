@@ -63,6 +63,9 @@ var began = time.Now()
 
 // stopped notes that t has stopped, for something to be decided.
 func (pc *pace) stopped(t *task) {
+	if t.p.hooks != nil {
+		return
+	}
 	now := int64(time.Since(began))
 	if now-pc.at.Swap(now) < int64(quick) {
 		pc.streak++
