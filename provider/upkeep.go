@@ -177,9 +177,13 @@ func (sp *space) resolve(pr *tracee.Process, th *tracee.Thread) bool {
 
 // alsoUses adds to t.ranges what a call uses that sysargs does not know.
 func (t *task) alsoUses(c tracee.Call) {
-	if c.Nr == unix.SYS_IOCTL {
+	switch c.Nr {
+	case unix.SYS_IOCTL:
 		t.blind(c)
 		return
+	case unix.SYS_RSEQ:
+		// From then on it stays: see used.
+		t.ranges = append(t.ranges, sysargs.Range{Range: mem.MakeRange(addr(c.Args[0]), uint64(c.Args[1])), Write: true})
 	}
 	for _, nr := range rareCalls {
 		if nr == c.Nr {

@@ -16,6 +16,8 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/auxv.h>
+#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>

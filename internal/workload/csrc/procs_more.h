@@ -230,7 +230,36 @@ static void stack_overflow(void)
 	MUST(munmap(stack, 16 * PAGE) == 0);
 }
 
+// rseq registers memory that was not touched for long, and runs with it.
+static void rseq(void)
+{
+	enum { SIG = 0x53053053, UNREGISTER = 1 };
+	void *own = (char *)__builtin_thread_pointer() + __rseq_offset;
+	struct rseq *area = anon(PAGE);
+	memset(area, 0, PAGE);
+	area->cpu_id = RSEQ_CPU_ID_UNINITIALIZED;
+	fill();
+	// What the C library has registered is as long as this, or the kernel's own.
+	long n = 32;
+	if (syscall(SYS_rseq, own, n, UNREGISTER, SIG) != 0) {
+		n = getauxval(AT_RSEQ_FEATURE_SIZE);
+		MUST(syscall(SYS_rseq, own, n, UNREGISTER, SIG) == 0);
+	}
+	check();
+	MUST(syscall(SYS_rseq, area, 32L, 0, SIG) == 0);
+	for (int i = 0; i < 10; i++) {
+		check();
+		sched_yield();
+		if (area->cpu_id >= 1 << 20)
+			die("cpu_id is %u", area->cpu_id);
+	}
+	MUST(syscall(SYS_rseq, area, 32L, UNREGISTER, SIG) == 0);
+	MUST(syscall(SYS_rseq, own, n, 0, SIG) == 0);
+	MUST(munmap(area, PAGE) == 0);
+}
+
 static const struct named steps[] = {
+	{ "rseq", rseq },
 	{ "fork-both-write", fork_both_write },
 	{ "fork-nested", fork_nested },
 	{ "fork-end", fork_end },
