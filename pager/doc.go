@@ -24,6 +24,10 @@
 //     goes on with other pages.
 //   - A page that cannot be had is poisoned: SIGBUS, never zeros.
 //
+// Where descriptor and mover have a thread on which alone they can do anything, the
+// space can be served there, by its turns ([SpaceConfig.On], [Space.Turn]); the
+// goroutine then only sees to what has to be done later.
+//
 // The evictor takes pages out through a [Mover], which must be atomic against
 // the threads of the space. It never waits for a serving thread while it
 // holds a lock that such a thread takes.
@@ -34,7 +38,8 @@
 //		Pager.mu           all page tables and regions, and the queue
 //
 // The serving thread takes batchMu only to copy a table at fork, and the
-// evictor asks nothing of the serving thread while it holds it. One lock for
+// evictor asks nothing of the serving thread while it holds it; where the mover
+// does ([SpaceConfig.On]), fork only tries to take it. One lock for
 // all tables, because the eviction queue looks into them: it is held for a
 // fraction of a microsecond a fault, and never across a system call.
 package pager
