@@ -357,3 +357,20 @@ func TestDeadSpace(t *testing.T) {
 		})
 	}
 }
+
+// TestAdviceAboutPartOfHugePage: advice about less than a huge page drops
+// nothing, and so is no event either; its caller must not wait for one.
+func TestAdviceAboutPartOfHugePage(t *testing.T) {
+	inBubble(t, Linux618, func(r *rig) {
+		r.api(uapi.UFFD_FEATURE_EVENT_REMOVE)
+		a, errno := r.th.Mmap(0, 2*HugePageSize, ProtRead|ProtWrite, MapPrivate|MapAnonymous|MapHugetlb, -1, 0)
+		r.must("mmap", errno)
+		r.register(a, 2*HugePageSize, missing)
+		for _, at := range []mem.Addr{a, a + HugePageSize} {
+			c := start(func() syscall.Errno { return r.p.NewThread().Madvise(at, page, MadvDontNeed) })
+			synctest.Wait()
+			r.nothing()
+			r.ends(c, 0)
+		}
+	}, WithHugePages(2))
+}

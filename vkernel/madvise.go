@@ -129,6 +129,10 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 		if errno != 0 {
 			return errno
 		}
+		if part.Empty() {
+			at = end // less than a huge page
+			continue
+		}
 		at = part.End
 		if u != nil && u.has(uapi.UFFD_FEATURE_EVENT_REMOVE) {
 			as.mu.Lock()
@@ -146,17 +150,14 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 				return errno
 			}
 			if now.Empty() {
-				return ENOMEM // what comes after it is not looked at
+				at = part.Start // it has huge pages now, and this is less than one
+				continue
 			}
 			// What the first VMA there does not have is another's turn.
 			part, at = now, now.End
 		}
 		if advice == MadvRemove {
 			hole.punch()
-			continue
-		}
-		if part.Empty() {
-			at = end // less than a huge page
 			continue
 		}
 		if advice != MadvFree {
@@ -214,14 +215,15 @@ func (as *space) zapAdvised(v *vma, r mem.Range) {
 	})
 }
 
-// stillThere returns what the VMA at the start of a range has of it, nothing if
-// that has been unmapped, and whether it can still be discarded.
+// stillThere returns what the VMA at the start of a range has of it, in whole
+// pages, and whether it can still be discarded: ENOMEM if that has been unmapped,
+// and what comes after it is not looked at then.
 func (as *space) stillThere(part mem.Range, advice int) (now mem.Range, errno syscall.Errno) {
 	as.mu.RLock()
 	defer as.mu.RUnlock()
 	v := as.vmas.find(part.Start)
 	if v == nil || v.start > part.Start {
-		return now, 0
+		return now, ENOMEM
 	}
 	return discardable(v, part.Intersect(v.rng()), advice)
 }
