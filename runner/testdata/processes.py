@@ -2,7 +2,7 @@
 # while the parent changes it; and starts other programs.
 import hashlib, multiprocessing, os, subprocess, sys
 
-n = int(sys.argv[1])
+n, rounds = int(sys.argv[1]), int(sys.argv[2])
 data = [(i * 2654435761) % 2**32 for i in range(n)]
 blob = bytearray(hashlib.sha256(b"seed").digest() * (n // 4))
 
@@ -20,10 +20,10 @@ def child(queue, part):
 if __name__ == "__main__":
     multiprocessing.set_start_method("fork")
     with multiprocessing.Pool(2) as pool:
-        for result in pool.imap(work, range(8), 1):
+        for result in pool.imap(work, range(rounds), 1):
             print("pool", result[:2])
     queue = multiprocessing.Queue()
-    started = [multiprocessing.Process(target=child, args=(queue, part)) for part in range(3)]
+    started = [multiprocessing.Process(target=child, args=(queue, part)) for part in range(min(rounds, 3))]
     for p in started:
         p.start()
     data.reverse()
@@ -34,7 +34,7 @@ if __name__ == "__main__":
         p.join()
         print("exit", p.exitcode)
     print("parent", data[:3], hashlib.sha256(blob).hexdigest())
-    for i in range(20):
+    for i in range(2 * rounds):
         out = subprocess.run(["sh", "-c", f"cat; echo {i}"], input=bytes(blob[:70000]), capture_output=True)
         print("sub", out.returncode, hashlib.sha256(out.stdout).hexdigest())
     r, w = os.pipe()
