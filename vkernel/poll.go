@@ -138,7 +138,7 @@ func (th *Thread) EpollAdd(epfd, fd int, edge bool) syscall.Errno {
 		return EINVAL
 	}
 	ep := ef.epoll
-	it := &epollItem{fd: fd, f: f, edge: edge, hot: f.events() != 0}
+	it := &epollItem{fd: fd, f: f, edge: edge}
 	it.r = &reader{poke: func() { ep.ready(it) }}
 	ep.mu.Lock()
 	if slices.ContainsFunc(ep.items, func(x *epollItem) bool { return x.fd == fd && x.f == f }) {
@@ -148,6 +148,11 @@ func (th *Thread) EpollAdd(epfd, fd int, edge bool) syscall.Errno {
 	ep.items = append(ep.items, it)
 	ep.mu.Unlock()
 	f.uffd.addReader(it.r)
+	// In this order: what is queued before the reader is there tells nobody, and is
+	// seen here.
+	if f.events() != 0 {
+		ep.ready(it)
+	}
 	return 0
 }
 

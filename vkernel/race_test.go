@@ -371,3 +371,27 @@ func TestManyFaults(t *testing.T) {
 		}
 	})
 }
+
+// TestEpollListensBeforeItLooks: a fault that is queued when epoll_ctl(2) has looked
+// for one, and is not yet told of the next, would be an edge that nobody sees.
+func TestEpollListensBeforeItLooks(t *testing.T) {
+	var u *uffd
+	listening := -1
+	hooks := Hooks{Reach: func(ph Phase, _ *Thread, _ mem.Addr) {
+		if ph == PhasePoll && u != nil {
+			listening = len(*u.readers.Load())
+		}
+	}}
+	inBubble(t, Linux618, func(r *rig) {
+		r.area(page, missing, 0)
+		f := r.p.file(r.fd)
+		defer f.put()
+		u = f.uffd
+		ep, errno := r.th.EpollCreate()
+		r.must("epoll", errno)
+		r.must("epoll", r.th.EpollAdd(ep, r.fd, true))
+		if listening != 1 {
+			t.Errorf("%d readers when it looks, want 1", listening)
+		}
+	}, WithHooks(hooks))
+}
