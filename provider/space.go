@@ -206,7 +206,10 @@ func (sp *space) Fill(a mem.Addr, src []byte) syscall.Errno {
 	if len(src) == vkernel.HugePageSize {
 		return sp.fillHuge(a, src)
 	}
-	if _, err := unix.Pwrite(int(sp.mem.Fd()), src, int64(a)); err != nil {
+	if n, err := unix.Pwrite(int(sp.mem.Fd()), src, int64(a)); err != nil || n < len(src) {
+		// What has come must not be there when the page is wanted to have zeros. An
+		// error means that the process has died, and its pages with it.
+		_, _ = sp.agent.Call(unix.SYS_MADVISE, uintptr(a), uintptr(len(src)), unix.MADV_DONTNEED)
 		return unix.ENOMEM
 	}
 	return 0
