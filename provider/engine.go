@@ -161,10 +161,7 @@ func (p *Provider) manager(reg int) (*Manager, error) {
 // has ended.
 func (e *Engine) Child(fd int) (m *Manager, s *tracee.Space, err error) {
 	done := e.tracer.Do(func() {
-		if parent := e.unborn[fd]; parent != nil {
-			delete(e.unborn, fd)
-			parent.births--
-		}
+		delete(e.unborn, fd)
 		if m, err = e.manager(fd); err == nil {
 			s = m.sp.ts
 			m.sp.managed.manager = m

@@ -35,9 +35,6 @@ type Manager struct {
 	d    *vkernel.Descriptor
 	bell *place.Bell // for Interrupt
 	turn func()      // see Serve; of the tracer's thread
-	// births counts the children of which an event was read and that nobody manages
-	// yet: nothing leaves that they have too. Of the tracer's thread.
-	births int
 }
 
 // On runs f on the tracer's thread: see pager.SpaceConfig. What f lets happen is
@@ -123,7 +120,6 @@ func (m *Manager) Read(msgs []uapi.Msg) (n int, errno syscall.Errno) {
 		for i := range msgs[:n] {
 			if msgs[i].Event == uapi.UFFD_EVENT_FORK {
 				m.p.unborn[int(msgs[i].ForkFD())] = m
-				m.births++
 			}
 		}
 		return n, errno
@@ -296,8 +292,13 @@ func (m *Manager) Take(runs []Taken) error {
 
 func (m *Manager) take(runs []Taken) error {
 	sp := m.sp
-	if m.d.Changing() || sp.gate.busy() || m.births != 0 {
+	if m.d.Changing() || sp.gate.busy() {
 		return nil // what is queued may concern them
+	}
+	for _, parent := range m.p.unborn {
+		if parent == m {
+			return nil // the child has them too, and its table is still to be copied
+		}
 	}
 	if !sp.sure() {
 		return nil
