@@ -168,6 +168,11 @@ func (m *machine) waiting() (n int) {
 	return n
 }
 
+// inEvent reports whether a thread sleeps until its event is read.
+func (m *machine) inEvent() bool {
+	return slices.ContainsFunc(m.everybody(), func(a *actor) bool { return a.last == conformance.InEvent })
+}
+
 func api(m *machine, o Op) {
 	m.ioctl(o.Arg[0], uapi.UFFDIO_API, pick([]uint64{uapi.UFFD_API, 0xab}, o.Arg[1]), uint64(even(features, o.Arg[2])), sentinel)
 }
