@@ -160,7 +160,7 @@ func (sp *space) inherit(child *tracee.Process, v *vkernel.Process) {
 	c := &space{p: sp.p, ts: child.Space(), action: sp.action, prot: sp.prot.clone()}
 	c.adopt(v)
 	c.guarded = slices.Clone(sp.guarded)
-	c.inheritManaged(sp, child)
+	c.inheritUpkeep(sp, child)
 	threads := child.Threads()
 	if len(sp.guarded) == 0 || len(threads) == 0 {
 		c.guarded = nil

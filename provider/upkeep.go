@@ -389,23 +389,26 @@ func (p *Provider) vforked(child *tracee.Process) {
 	}
 }
 
-// inheritManaged has the memory of a child be managed like its parent's.
-func (c *space) inheritManaged(parent *space, child *tracee.Process) {
-	if parent.managed == nil {
-		return
-	}
-	c.managed = &managed{pins: make(map[mem.Page]int), unsure: make(map[int]struct{})}
-	c.seals = parent.seals
+// inheritUpkeep has the memory of a child be managed like its parent's. What the
+// kernel was told for the thread that made it holds for the child's as well, and is
+// needed later if the parent's memory is not managed yet.
+func (c *space) inheritUpkeep(parent *space, child *tracee.Process) {
 	c.growing = append(c.growing, parent.growing...)
-	c.managed.guards = append(c.managed.guards, parent.managed.guards...)
+	if m := parent.managed; m != nil {
+		c.managed = &managed{pins: make(map[mem.Page]int), unsure: make(map[int]struct{})}
+		c.managed.guards = append(c.managed.guards, m.guards...)
+		c.seals = parent.seals
+	}
 	by := child.By()
-	if by == nil || c.p.tasks[by] == nil {
+	if by == nil || c.p.tasks[by] == nil || c.p.hooks == nil {
 		return
 	}
 	for _, th := range child.Threads() {
 		t := c.p.task(th)
 		t.own.alt, t.own.rseq = c.p.tasks[by].own.alt, c.p.tasks[by].own.rseq
-		c.managed.pinFor(t.own.rseq)
+		if c.managed != nil {
+			c.managed.pinFor(t.own.rseq)
+		}
 	}
 }
 

@@ -52,6 +52,23 @@ static void diverge(uint64_t from, uint64_t nth, uint64_t mine)
 		page_check(memory + i * WORDS, i, i >= from && (i - from) % nth == 0 ? mine : gen);
 }
 
+// fork_early forks while memory is small, and fills it in the child: what the
+// kernel holds of a thread was told to it by the parent. Nothing there uses the
+// thread's own variables, beside which rseq(2)'s area is.
+static void fork_early(void)
+{
+	pid_t child = fork();
+	MUST(child >= 0);
+	if (child == 0) {
+		for (int round = 0; round < 4; round++) {
+			fill();
+			check();
+		}
+		_exit(0);
+	}
+	reap(child, 0);
+}
+
 static void fork_both_write(void)
 {
 	for (int round = 0; round < 3; round++) {

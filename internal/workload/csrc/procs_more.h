@@ -259,6 +259,7 @@ static void rseq(void)
 }
 
 static const struct named steps[] = {
+	{ "fork-early", fork_early }, // before any other that fills memory
 	{ "rseq", rseq },
 	{ "fork-both-write", fork_both_write },
 	{ "fork-nested", fork_nested },
