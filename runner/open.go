@@ -5,12 +5,14 @@
 package runner
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/sys"
 	"github.com/faultline-go/faultline/uffd"
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
@@ -50,23 +52,78 @@ func create(agent *inject.Agent, flags uintptr) (uintptr, error) {
 	if err == nil {
 		return n, nil
 	}
-	n, devErr := openDeviceIn(agent, flags)
+	n, devErr := createByDevice(agent, flags)
 	if devErr != nil {
 		return 0, fmt.Errorf("%w; %w", devErr, err)
 	}
 	return n, nil
 }
 
-// openDeviceIn is for programs that have given up the privilege which the
-// system call asks for, and where a filter refuses that.
-func openDeviceIn(agent *inject.Agent, flags uintptr) (uintptr, error) {
-	const device = "/dev/userfaultfd\x00"
-	copy(agent.Data(), device)
-	dev, err := agent.Call(unix.SYS_OPENAT, ^uintptr(99), uintptr(agent.DataAddr()), unix.O_RDWR|unix.O_CLOEXEC)
+// createByDevice is for programs that have given up the privilege which the
+// system call asks for, and where a filter refuses that. We open the device, which
+// such a program may not do, or would not find below another root: whose memory a
+// descriptor is for is decided by who makes the request.
+func createByDevice(agent *inject.Agent, flags uintptr) (uintptr, error) {
+	own, err := unix.Open(uffd.Device, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, fmt.Errorf("open /dev/userfaultfd: %w", err)
+		return 0, fmt.Errorf("open %s: %w", uffd.Device, err)
+	}
+	defer unix.Close(own)
+	dev, err := give(agent, own)
+	if err != nil {
+		return 0, fmt.Errorf("pass %s to the program: %w", uffd.Device, err)
 	}
 	n, err := agent.Call(unix.SYS_IOCTL, dev, uapi.USERFAULTFD_IOC_NEW, flags)
 	_, closeErr := agent.Call(unix.SYS_CLOSE, dev)
 	return n, errors.Join(err, closeErr)
+}
+
+// Where give has its structures in the memory that it shares with the agent: two
+// descriptors, a struct msghdr, a struct iovec, a control message with one
+// descriptor, and a byte, since a message of none is refused.
+const (
+	givePair    = 0
+	giveHeader  = 8
+	giveVector  = 64
+	giveControl = 80
+	giveByte    = 104
+)
+
+// give passes a descriptor of ours to the agent, and returns its number there.
+func give(agent *inject.Agent, fd int) (n uintptr, err error) {
+	data, at := agent.Data(), uint64(agent.DataAddr())
+	if _, err := agent.Call(unix.SYS_SOCKETPAIR, unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0, uintptr(at+givePair)); err != nil {
+		return 0, fmt.Errorf("socketpair: %w", err)
+	}
+	theirs := binary.LittleEndian.Uint32(data[givePair:])
+	other := binary.LittleEndian.Uint32(data[givePair+4:])
+	defer func() {
+		for _, end := range []uint32{theirs, other} {
+			_, closeErr := agent.Call(unix.SYS_CLOSE, uintptr(end))
+			err = errors.Join(err, closeErr)
+		}
+	}()
+	ours, err := agent.FD(int(other))
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(ours)
+	if _, err := sys.SendFDs(ours, []byte{0}, fd); err != nil {
+		return 0, fmt.Errorf("sendmsg: %w", err)
+	}
+	header := data[giveHeader:giveVector]
+	clear(header)
+	binary.LittleEndian.PutUint64(header[16:], at+giveVector)
+	binary.LittleEndian.PutUint64(header[24:], 1)
+	binary.LittleEndian.PutUint64(header[32:], at+giveControl)
+	binary.LittleEndian.PutUint64(header[40:], uint64(unix.CmsgSpace(4)))
+	binary.LittleEndian.PutUint64(data[giveVector:], at+giveByte)
+	binary.LittleEndian.PutUint64(data[giveVector+8:], 1)
+	if _, err := agent.Call(unix.SYS_RECVMSG, uintptr(theirs), uintptr(at+giveHeader), unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT); err != nil {
+		return 0, fmt.Errorf("recvmsg: %w", err)
+	}
+	if binary.LittleEndian.Uint64(header[40:]) < uint64(unix.CmsgLen(4)) {
+		return 0, errors.New("recvmsg: the descriptor was lost: is the program's limit of open files zero?")
+	}
+	return uintptr(binary.LittleEndian.Uint32(data[giveControl+unix.SizeofCmsghdr:])), nil
 }

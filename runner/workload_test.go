@@ -6,9 +6,11 @@ package runner_test
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"testing"
 
+	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/workload"
 )
 
@@ -68,6 +70,20 @@ func TestPins(t *testing.T) {
 		args:  []string{workload.Build(t, "pins"), t.TempDir(), "48", "7"},
 		limit: 12 * mib, stores: []string{"mem:"}, stderr: true,
 	})
+}
+
+// TestProgramThatGaveUpItsRights: a server that had taken another user could not be
+// bounded at all, since the device of userfaultfd was opened in its name.
+func TestProgramThatGaveUpItsRights(t *testing.T) {
+	testutil.Need(t, os.Geteuid() == 0, "needs root, to give it up")
+	for _, how := range []string{"uid", "root", "userns"} {
+		t.Run(how, func(t *testing.T) {
+			same(t, program{
+				args:  []string{workload.Build(t, "confined"), how, "64"},
+				limit: 12 * mib, stores: []string{"mem:"}, bounded: true, stderr: true,
+			})
+		})
+	}
 }
 
 // TestGo runs a Go program with garbage, goroutines and signals.

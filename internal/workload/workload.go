@@ -13,6 +13,7 @@
 //   - mapper: moves, shrinks, frees, protects and replaces its mappings
 //   - procs: makes processes and threads in every way, with signals
 //   - pins: lets the kernel hold on to pages: direct I/O, pipes, io_uring
+//   - confined: takes rights from itself first: user, root, namespace, system calls
 //   - selfcheck: verifies itself for ever, to be killed
 //   - torn: serves its own memory by userfaultfd while it is dropped and touched
 //   - uffdwalk: uses each request, mode and event of userfaultfd once, and prints
