@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/workload"
 )
@@ -72,12 +74,23 @@ func TestPins(t *testing.T) {
 	})
 }
 
+// unfiltered reports whether this process has no seccomp filter, such as that of a
+// container: only then can those of a program be suspended.
+func unfiltered() bool {
+	mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0)
+	return err == nil && mode == 0
+}
+
 // TestProgramThatGaveUpItsRights: a server that had taken another user could not be
-// bounded at all, since the device of userfaultfd was opened in its name.
+// bounded at all, since the device of userfaultfd was opened in its name. One with
+// a seccomp filter was killed by the calls that were made in its name.
 func TestProgramThatGaveUpItsRights(t *testing.T) {
 	testutil.Need(t, os.Geteuid() == 0, "needs root, to give it up")
-	for _, how := range []string{"uid", "root", "userns"} {
+	for _, how := range []string{"uid", "root", "userns", "refuse", "kill"} {
 		t.Run(how, func(t *testing.T) {
+			if how == "refuse" || how == "kill" {
+				testutil.Need(t, unfiltered(), "needs a process without a seccomp filter")
+			}
 			same(t, program{
 				args:  []string{workload.Build(t, "confined"), how, "64"},
 				limit: 12 * mib, stores: []string{"mem:"}, bounded: true, stderr: true,

@@ -8,13 +8,13 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faultline-go/faultline/internal/inject"
 )
 
 // options are set once on the program's first thread; every task that the
 // tree makes is born with them.
-const options = unix.PTRACE_O_EXITKILL |
-	unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACECLONE |
-	unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACESECCOMP
+const options = inject.Options
 
 // waitFlags: every kind of child, but only what belongs to this OS thread.
 // Children that other code of the supervisor starts are left to it.

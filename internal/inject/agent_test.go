@@ -297,6 +297,7 @@ func TestMove(t *testing.T) {
 // TestRefused plants where the program's filter forbids it. The error names
 // the call, and nothing stays behind.
 func TestRefused(t *testing.T) {
+	refuseSuspension(t)
 	v, _ := start(t, "eperm")
 	v.blocked()
 	v.interrupt()
@@ -313,9 +314,42 @@ func TestRefused(t *testing.T) {
 	v.finish()
 }
 
+// TestPlantWhereFilterForbids: a program with a filter of its own could not be
+// engaged, or was killed for calls that it had not made. The filter is in force again
+// for the program, and not for the agent.
+func TestPlantWhereFilterForbids(t *testing.T) {
+	filtered, err := HasFilter(os.Getpid())
+	testutil.Need(t, err == nil && !filtered, "needs a process without a seccomp filter")
+	v, _ := start(t, "eperm")
+	v.blocked()
+	v.interrupt()
+	s := v.open()
+	a, err := Plant(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeSession(t, s)
+	// Nothing is allocated where no memory is shared: the kernel refuses that.
+	if _, err := a.Call(unix.SYS_CLONE, unix.CLONE_SIGHAND); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("clone in the agent: %v, want the kernel's EINVAL", err)
+	}
+	a.Release()
+	reapAgent(a)
+	s = v.open()
+	if err := s.resumeFilters(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Syscall(unix.SYS_CLONE, unix.CLONE_SIGHAND); !errors.Is(err, unix.EPERM) {
+		t.Errorf("clone in the program: %v, want EPERM of its filter", err)
+	}
+	closeSession(t, s)
+	v.finish()
+}
+
 // TestPlantFiltered plants in a program that has the filter already, as a
 // child of an engaged program has.
 func TestPlantFiltered(t *testing.T) {
+	refuseSuspension(t)
 	v, _ := start(t, "pages")
 	v.blocked()
 	v.interrupt()

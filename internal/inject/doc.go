@@ -20,9 +20,8 @@
 // An [Agent], once planted, may be used from any goroutine.
 //
 // The traced threads must have been seized (PTRACE_SEIZE, not PTRACE_ATTACH)
-// with at least PTRACE_O_TRACECLONE, PTRACE_O_TRACESYSGOOD and
-// PTRACE_O_TRACESECCOMP; PTRACE_O_EXITKILL is what makes an agent die with
-// its supervisor.
+// with [Options], of which PTRACE_O_EXITKILL is what makes an agent die with its
+// supervisor.
 //
 // This package waits for the threads it was given and for the tasks that it
 // creates, by id, and never for "any" child. It never reaps a thread that is

@@ -54,8 +54,15 @@ func TestMain(m *testing.M) {
 }
 
 // options are what the tracer of faultline sets.
-const options = unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK |
-	unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL | unix.PTRACE_O_TRACESECCOMP | unix.PTRACE_O_TRACESYSGOOD
+const options = Options
+
+// refuseSuspension makes the program's filters apply to what is injected, as without
+// CAP_SYS_ADMIN.
+func refuseSuspension(t *testing.T) {
+	const unknown = 1 << 30
+	suspend = unknown
+	t.Cleanup(func() { suspend = unix.PTRACE_O_SUSPEND_SECCOMP })
+}
 
 // victim is a running testdata/victim.c, seized by the test's locked thread.
 type victim struct {

@@ -206,6 +206,7 @@ func (p *planting) start() (*Agent, error) {
 	prepareBlob(&r, p.code, p.area)
 	// From here on it is not put back to the program's registers, ever.
 	t.saved, t.mask, t.rseq = r, ^sigset(0), 0
+	t.suspended = false // Close leaves it so: the program's filters are never for it
 	if err := t.Close(); err != nil {
 		a.Release()
 		return nil, err

@@ -5,6 +5,7 @@
 package inject
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +26,7 @@ func (s *Session) Close() error {
 		return s.dead
 	}
 	s.closed = true
-	if err := s.restore(); err != nil {
+	if err := errors.Join(s.resumeFilters(), s.restore()); err != nil {
 		return s.fail(fmt.Errorf("restore thread %d: %w", s.tid, err))
 	}
 	return nil

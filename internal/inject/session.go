@@ -44,6 +44,11 @@ const (
 	placeFilter                  // before a system call, at the seccomp stop
 )
 
+// Options are what the tracer must have set on the threads of the program.
+const Options = unix.PTRACE_O_EXITKILL |
+	unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACECLONE |
+	unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACESECCOMP
+
 // Session is a ptrace-stopped thread whose state is saved, so that it can run
 // system calls for us. It is for the tracer's OS thread only.
 //
@@ -78,6 +83,7 @@ type Session struct {
 	closed  bool
 
 	noNewPrivs bool // InstallFilter had to set it
+	suspended  bool // the program's filters are not in force until Close
 }
 
 // Open borrows the stopped thread tid. It accepts every ptrace stop but
@@ -103,6 +109,11 @@ func Open(tid int) (*Session, error) {
 	if s.mask, err = getMask(tid); err != nil {
 		return nil, err
 	}
+	if st.seccomp == unix.SECCOMP_MODE_FILTER {
+		if err := s.suspendFilters(); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.borrow(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -110,6 +121,36 @@ func Open(tid int) (*Session, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// suspend is the option by which the kernel suspends filters. A test sets another
+// one, which is refused.
+var suspend uintptr = unix.PTRACE_O_SUSPEND_SECCOMP
+
+// suspendFilters takes the program's seccomp filters out of force for this thread
+// and for the tasks that it makes meanwhile. What we do in its name is not the
+// program's doing: a filter would refuse it, or kill.
+//
+// It needs CAP_SYS_ADMIN, and a tracer without a filter of its own. Where it is
+// refused the filters apply.
+func (s *Session) suspendFilters() error {
+	err := ptrace(unix.PTRACE_SETOPTIONS, s.tid, 0, Options|suspend)
+	switch {
+	case err == nil:
+		s.suspended = true
+	case errors.Is(err, ErrGone):
+		return err
+	}
+	return nil
+}
+
+// resumeFilters puts them in force again.
+func (s *Session) resumeFilters() error {
+	if !s.suspended {
+		return nil
+	}
+	s.suspended = false
+	return ptrace(unix.PTRACE_SETOPTIONS, s.tid, 0, Options)
 }
 
 // classify asks the kernel which stop the thread is in.

@@ -303,6 +303,7 @@ func TestKilled(t *testing.T) {
 // TestTrapped injects a call that the program's filter answers with SIGSYS.
 // The program's handler must not run, and stay.
 func TestTrapped(t *testing.T) {
+	refuseSuspension(t)
 	v, _ := start(t, "trap")
 	v.blocked()
 	v.interrupt()
