@@ -181,6 +181,8 @@ func earlyFilter() []unix.SockFilter {
 	p.Load(bpf.OffArch)
 	p.Unless(auditArch, func() { p.Ret(allow) })
 	p.IfCall([]uintptr{unix.SYS_RSEQ, unix.SYS_SIGALTSTACK, unix.SYS_SET_TID_ADDRESS}, p.report)
+	// Whoever makes these: the memory may be that of another, which we manage.
+	p.IfCall([]uintptr{unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV}, p.report)
 	p.IfCall([]uintptr{unix.SYS_MMAP}, func() {
 		p.Load(bpf.OffArg(3))
 		p.And(unix.MAP_GROWSDOWN)
@@ -238,15 +240,22 @@ var noted = map[uintptr]bool{
 // managedJob is jobFor for a tree whose memory we manage.
 func (p *Provider) managedJob(th *tracee.Thread, c tracee.Call) func(*task, tracee.Call) {
 	sp := p.spaces[th.Process().Space()]
+	remote := c.Nr == unix.SYS_PROCESS_VM_READV || c.Nr == unix.SYS_PROCESS_VM_WRITEV
 	if sp == nil || sp.managed == nil {
-		if noted[c.Nr] {
+		switch {
+		case noted[c.Nr]:
 			return (*task).note
+		case remote:
+			return (*task).remote
 		}
 		return nil
 	}
 	delete(sp.managed.unsure, th.Tid())
 	if t := p.tasks[th]; t != nil && t.own.piece.c.Nr == c.Nr && t.own.piece.done > 0 && t.own.piece.c.Args == c.Args {
 		return (*task).nextPiece
+	}
+	if remote {
+		return (*task).remote
 	}
 	switch c.Nr {
 	case unix.SYS_EXIT:

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/sysargs"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 )
@@ -24,13 +25,43 @@ func (t *task) remote(c tracee.Call) {
 		return
 	}
 	write := c.Nr == unix.SYS_PROCESS_VM_WRITEV
-	for _, r := range t.vector(c.Args[3], c.Args[4]) {
+	// Its own buffers first, among them the vector that says what is meant.
+	t.ranges = sysargs.Ranges(t.ranges[:0], c.Nr, c.Args, t.sp.Load)
+	if !t.hold() {
+		return
+	}
+	vector := t.vector(c.Args[3], c.Args[4])
+	defer t.pinOf(sp, vector)()
+	for _, r := range vector {
 		if !t.bringOf(sp, r, write) {
 			break // the call finds out by itself
 		}
 	}
 	if !t.gone {
-		t.use(c)
+		t.useThen(c, func() {}) // which waits for its end
+	}
+}
+
+// pinOf keeps pages of another space until the function is called that it returns.
+func (t *task) pinOf(sp *space, ranges []mem.Range) (unpin func()) {
+	m := sp.managed
+	if m == nil {
+		return func() {}
+	}
+	var pins []mem.Page
+	for _, r := range ranges {
+		for _, g := range sp.guarded {
+			part := g.Intersect(r)
+			for a := part.Start; a < part.End; a = a.Down() + mem.PageSize {
+				m.pins[a.Page()]++
+				pins = append(pins, a.Page())
+			}
+		}
+	}
+	return func() {
+		for _, pg := range pins {
+			m.unpin(pg)
+		}
 	}
 }
 

@@ -64,6 +64,12 @@ func TestUserPins(t *testing.T) {
 	user(t, 2*mib, workload.Build(t, "pins"), t.TempDir(), strconv.Itoa(smaller(48, 4)), "7", "direct-io", "vmsplice", "vmsplice-read")
 }
 
+// TestUserRemote: process_vm_readv(2) failed with EFAULT for what was outside, even in
+// the memory of who called it.
+func TestUserRemote(t *testing.T) {
+	user(t, 4*mib, workload.Build(t, "remote"), "16")
+}
+
 // TestUserJoin is TestJoinOfThreadWhoseStackWasOutside.
 func TestUserJoin(t *testing.T) {
 	user(t, 2*mib, workload.Build(t, "join"), "10", "16")

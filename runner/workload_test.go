@@ -99,6 +99,14 @@ func TestProgramThatGaveUpItsRights(t *testing.T) {
 	}
 }
 
+// TestRemote has processes read and write the memory of each other.
+func TestRemote(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "remote"), "32"},
+		limit: 6 * mib, stores: []string{"mem:"}, stderr: true,
+	})
+}
+
 // TestGo runs a Go program with garbage, goroutines and signals.
 func TestGo(t *testing.T) {
 	same(t, program{
