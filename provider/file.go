@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 )
@@ -266,10 +267,19 @@ func (p *Provider) identify(pr *tracee.Process, fd int) *file {
 // ask has the kernel say what fd of a process is.
 func (p *Provider) ask(pid, fd int) *file {
 	var buf [64]byte
-	path := append(append(strconv.AppendInt([]byte("/proc/"), int64(pid), 10), "/fd/"...), strconv.Itoa(fd)...)
-	n, err := unix.Readlink(string(path), buf[:])
+	link := func(tid int) (int, error) {
+		path := append(append(strconv.AppendInt([]byte("/proc/"), int64(tid), 10), "/fd/"...), strconv.Itoa(fd)...)
+		return unix.Readlink(string(path), buf[:])
+	}
+	n, err := link(pid)
 	if err != nil {
-		return nil
+		tid := procmem.Task(pid)
+		if tid == pid {
+			return nil
+		}
+		if n, err = link(tid); err != nil {
+			return nil
+		}
 	}
 	rest, ok := strings.CutPrefix(string(buf[:n]), "pipe:[")
 	if !ok {

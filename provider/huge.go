@@ -102,7 +102,7 @@ func (sp *space) fillHuge(a mem.Addr, src []byte) unix.Errno {
 		return unix.ENOMEM
 	}
 	n := uintptr(len(src))
-	if inject.WriteMemory(sp.ts.Pid(), at, src) < len(src) {
+	if sp.copy(inject.WriteMemory, at, src) < len(src) {
 		sp.do("drop a huge page", []inject.Op{{NR: unix.SYS_MUNMAP, Args: [6]uintptr{uintptr(at), n}}})
 		return unix.ENOMEM
 	}

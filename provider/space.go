@@ -34,6 +34,7 @@ type space struct {
 	placed bool          // the agent is bound to our processor
 	slots  slots         // of the agent's data
 	mem    *os.File      // /proc/PID/mem
+	heir   int           // see copy
 	pm     *procmem.Pagemap
 	cur    *task // whose call is being decided
 	action action
@@ -121,7 +122,7 @@ func (sp *space) open() error {
 	if sp.mem != nil {
 		return nil
 	}
-	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", sp.ts.Pid()), os.O_RDWR, 0)
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", procmem.Task(sp.ts.Pid())), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -165,7 +166,7 @@ func (sp *space) Load(a mem.Addr, dst []byte) int {
 	if off := uint64(a - sp.cacheAt); len(sp.cache) != 0 && off < uint64(len(sp.cache)) && len(dst) <= len(sp.cache)-int(off) {
 		return copy(dst, sp.cache[off:])
 	}
-	n := inject.ReadMemory(sp.ts.Pid(), a, dst)
+	n := sp.copy(inject.ReadMemory, a, dst)
 	if n < len(dst) && sp.mem != nil && sp.writeOnly(a+mem.Addr(n)) {
 		// The processor reads what may only be written, and that call does not.
 		more, _ := unix.Pread(int(sp.mem.Fd()), dst[n:], int64(a)+int64(n))
@@ -183,7 +184,24 @@ func (sp *space) writeOnly(a mem.Addr) bool {
 // Store implements [vkernel.Outside].
 func (sp *space) Store(a mem.Addr, src []byte) int {
 	sp.cache = nil
-	return inject.WriteMemory(sp.ts.Pid(), a, src)
+	return sp.copy(inject.WriteMemory, a, src)
+}
+
+// copy reads or writes memory by the id of a thread that is there: the first one of
+// a process may have ended before the others.
+func (sp *space) copy(how func(pid int, a mem.Addr, b []byte) (int, error), a mem.Addr, b []byte) int {
+	pid := sp.ts.Pid()
+	if sp.heir != 0 {
+		pid = sp.heir
+	}
+	n, err := how(pid, a, b)
+	if !errors.Is(err, inject.ErrGone) {
+		return n
+	}
+	if sp.heir = procmem.Task(sp.ts.Pid()); sp.heir != pid {
+		n, _ = how(sp.heir, a, b)
+	}
+	return n
 }
 
 var zeros [mem.PageSize]byte
@@ -195,7 +213,7 @@ func (sp *space) Fill(a mem.Addr, src []byte) syscall.Errno {
 		if src == nil {
 			src = zeros[:]
 		}
-		if inject.WriteMemory(sp.ts.Pid(), al, src) < len(src) {
+		if sp.copy(inject.WriteMemory, al, src) < len(src) {
 			return unix.ENOMEM
 		}
 		return 0

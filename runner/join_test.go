@@ -20,3 +20,18 @@ func TestJoinOfThreadWhoseStackWasOutside(t *testing.T) {
 		limit: 4 * mib, stores: []string{"mem:"}, stderr: true,
 	})
 }
+
+// TestFirstThreadHasEnded: what a process has is under the id of its first thread as
+// long as that is there. One whose first thread had called pthread_exit was taken for
+// one without memory: it was not bounded, and under the engine in software its system
+// calls failed with EFAULT.
+func TestFirstThreadHasEnded(t *testing.T) {
+	for _, engine := range []string{"kernel", "user"} {
+		t.Run(engine, func(t *testing.T) {
+			same(t, program{
+				args:  []string{workload.Build(t, "procs"), "24", "7", "leader-ends"},
+				limit: 4 * mib, stores: []string{"mem:"}, stderr: true, engine: engine,
+			})
+		})
+	}
+}

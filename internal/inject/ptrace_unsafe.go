@@ -213,16 +213,15 @@ func vmIO(nr uintptr, tid int, addr uintptr, p []byte) (int, error) {
 }
 
 // ReadMemory copies from the memory of a process as the process could read it
-// itself, and returns how many bytes came before the first that it could not.
-func ReadMemory(pid int, a mem.Addr, dst []byte) int {
-	n, _ := vmIO(unix.SYS_PROCESS_VM_READV, pid, uintptr(a), dst)
-	return n
+// itself, and returns how many bytes came before the first that it could not. The
+// error matches ErrGone if the thread of that id has ended.
+func ReadMemory(pid int, a mem.Addr, dst []byte) (int, error) {
+	return vmIO(unix.SYS_PROCESS_VM_READV, pid, uintptr(a), dst)
 }
 
 // WriteMemory is ReadMemory for writing.
-func WriteMemory(pid int, a mem.Addr, src []byte) int {
-	n, _ := vmIO(unix.SYS_PROCESS_VM_WRITEV, pid, uintptr(a), src)
-	return n
+func WriteMemory(pid int, a mem.Addr, src []byte) (int, error) {
+	return vmIO(unix.SYS_PROCESS_VM_WRITEV, pid, uintptr(a), src)
 }
 
 var errShort = errors.New("ends in unmapped or protected memory")

@@ -14,6 +14,7 @@ import (
 // privilege, CAP_CHECKPOINT_RESTORE, or a descriptor of the file in the process.
 func FileSize(pid int, v VMA) (uint64, bool) {
 	var st unix.Stat_t
+	pid = Task(pid)
 	path := fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, uint64(v.Start), uint64(v.End))
 	if unix.Stat(path, &st) == nil && v.is(&st) {
 		return uint64(st.Size), true
@@ -26,7 +27,7 @@ func FileSize(pid int, v VMA) (uint64, bool) {
 
 // FileNumber returns a descriptor that the process has of that file.
 func FileNumber(pid int, v VMA) (int, bool) {
-	dir := fmt.Sprintf("/proc/%d/fd/", pid)
+	dir := fmt.Sprintf("/proc/%d/fd/", Task(pid))
 	fds, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, false

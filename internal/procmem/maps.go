@@ -48,7 +48,7 @@ func (v VMA) Anonymous() bool {
 // put together page by page while the process runs: it can miss or repeat
 // what changes meanwhile.
 func Maps(pid int) ([]VMA, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", Task(pid)))
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func Threads(pid int) int {
 // proc_pid_smaps(5), such as "um". It is slow: the kernel looks at every
 // page.
 func HasFlag(pid int, flag string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", Task(pid)))
 	if err != nil {
 		return false
 	}
@@ -155,7 +155,7 @@ func HasFlag(pid int, flag string) bool {
 // FlagAt reports whether the mapping at a has a flag of proc_pid_smaps(5), such as
 // "mw". It is slow, like [HasFlag].
 func FlagAt(pid int, a mem.Addr, flag string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", Task(pid)))
 	if err != nil {
 		return false
 	}
@@ -172,7 +172,7 @@ func FlagAt(pid int, a mem.Addr, flag string) bool {
 
 // Locked returns how much memory a process has locked, in KiB, 0 if it is gone.
 func Locked(pid int) int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", Task(pid)))
 	if err != nil {
 		return 0
 	}

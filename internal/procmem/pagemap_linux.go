@@ -47,7 +47,7 @@ type Pagemap struct {
 // OpenPagemap opens the pagemap of a process, which takes the permission to
 // trace it.
 func OpenPagemap(pid int) (*Pagemap, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
+	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", Task(pid)))
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +190,9 @@ func Read(pid int, segs []Segment) error {
 			want += len(s.Dst)
 		}
 		got, err := unix.ProcessVMReadv(pid, local, remote, 0)
+		if err == unix.ESRCH {
+			got, err = unix.ProcessVMReadv(Task(pid), local, remote, 0)
+		}
 		if err != nil {
 			return fmt.Errorf("process_vm_readv of pid %d at %v: %w", pid, segs[0].Addr, err)
 		}

@@ -30,12 +30,15 @@ func (s *Sizes) Resident(pid int) (Usage, error) {
 	defer s.mu.Unlock()
 	if fd, ok := s.open[pid]; ok {
 		if n, err := unix.Pread(fd, s.buf[:], 0); err == nil && n > 0 {
-			return parseStatm(string(s.buf[:n]))
+			if u, err := parseStatm(string(s.buf[:n])); err != nil || u != (Usage{}) {
+				return u, err
+			}
 		}
-		// It has ended (ESRCH). There may be another of the same id.
+		// It, or the thread by which it was looked at, has ended (ESRCH), or has
+		// no memory any more. There may be another of the same id.
 		s.drop(pid)
 	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/statm", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/statm", Task(pid)), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return Usage{}, err
 	}
