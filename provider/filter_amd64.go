@@ -40,3 +40,7 @@ const userEnd = 1<<47 - 4096
 
 // epollEventSize is the length of struct epoll_event, which is packed here.
 const epollEventSize = 12
+
+// ucontext is where the context of a signal is from the stack pointer on when its
+// handler has ended: the address of the handler's return, which stands before it, is gone by then.
+const ucontext = 0

@@ -40,3 +40,7 @@ const userEnd = 1 << 48
 
 // epollEventSize is the length of struct epoll_event.
 const epollEventSize = 16
+
+// ucontext is where the context of a signal is from the stack pointer on when its
+// handler has ended: behind a siginfo_t.
+const ucontext = 128

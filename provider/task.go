@@ -71,6 +71,7 @@ type task struct {
 		tries int
 	}
 	ranges []sysargs.Range // of a call; for use
+	said   [32]byte        // by a call, before it was made; see listen
 
 	changing bool            // see change
 	forking  bool            // it makes a call that copies its space

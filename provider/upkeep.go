@@ -29,6 +29,9 @@ type upkeep struct {
 	pins []mem.Page
 	// alt is the stack for signal handlers of sigaltstack(2).
 	alt mem.Range
+	// older is the one before, which a handler may have replaced, and which then
+	// counts again when that has ended: it is empty once the ends of handlers are seen.
+	older mem.Range
 	// rseq is the area of rseq(2), which the kernel writes to whenever it likes.
 	rseq mem.Range
 	// clear is the word that the kernel clears at the thread's end, for
@@ -181,6 +184,13 @@ func (t *task) alsoUses(c tracee.Call) {
 	case unix.SYS_IOCTL:
 		t.blind(c)
 		return
+	case unix.SYS_RESTART_SYSCALL:
+		if was := t.own.interrupted; was.Args == c.Args {
+			t.ranges = sysargs.Ranges(t.ranges, was.Nr, was.Args, t.sp.Load)
+		} else {
+			t.blind(c)
+		}
+		return
 	case unix.SYS_RSEQ:
 		// From then on it stays: see used.
 		t.ranges = append(t.ranges, sysargs.Range{Range: mem.MakeRange(addr(c.Args[0]), uint64(c.Args[1])), Write: true})
@@ -221,6 +231,7 @@ func (t *task) hold() bool {
 
 // note has a thread make a call of which something is remembered.
 func (t *task) note(c tracee.Call) {
+	t.listen(c)
 	if t.run() {
 		t.used(c)
 		t.resume(0)
@@ -237,7 +248,9 @@ func (t *task) used(c tracee.Call) {
 		return
 	}
 	if t.call.Errno == erestartblock {
-		t.own.interrupted = c
+		if c.Nr != unix.SYS_RESTART_SYSCALL {
+			t.own.interrupted = c
+		}
 		return
 	}
 	if t.call.Errno != 0 {
@@ -245,12 +258,10 @@ func (t *task) used(c tracee.Call) {
 	}
 	switch c.Nr {
 	case unix.SYS_SIGALTSTACK:
-		// stack_t: the address, flags, the size.
-		var b [24]byte
-		if c.Args[0] != 0 && t.sp.Load(addr(c.Args[0]), b[:]) == len(b) {
-			t.own.alt = mem.MakeRange(mem.Addr(binary.LittleEndian.Uint64(b[:])), binary.LittleEndian.Uint64(b[16:]))
-			if binary.LittleEndian.Uint32(b[8:])&2 != 0 { // SS_DISABLE
-				t.own.alt = mem.Range{}
+		if c.Args[0] != 0 {
+			was := t.own.alt
+			if t.altStack(t.said[:]); t.sp.managed == nil {
+				t.own.older = was
 			}
 		}
 	case unix.SYS_RSEQ:
@@ -266,10 +277,31 @@ func (t *task) used(c tracee.Call) {
 	case unix.SYS_SET_TID_ADDRESS:
 		t.own.clear = addr(c.Args[0])
 	case unix.SYS_RT_SIGACTION:
-		var b [32]byte
-		if unix.Signal(c.Args[0]) == unix.SIGSEGV && c.Args[1] != 0 && t.sp.Load(addr(c.Args[1]), b[:]) == len(b) {
-			t.sp.action.set(b[:])
+		if unix.Signal(c.Args[0]) == unix.SIGSEGV && c.Args[1] != 0 {
+			t.sp.action.set(t.said[:])
 		}
+	}
+}
+
+// listen reads what a call is about to tell the kernel. It may write what was before
+// to the same place.
+func (t *task) listen(c tracee.Call) {
+	switch c.Nr {
+	case unix.SYS_SIGALTSTACK:
+		t.sp.Load(addr(c.Args[0]), t.said[:sizeofStack])
+	case unix.SYS_RT_SIGACTION:
+		t.sp.Load(addr(c.Args[1]), t.said[:])
+	}
+}
+
+// sizeofStack is that of stack_t: the address, flags, the size.
+const sizeofStack = 24
+
+// altStack takes note of a stack for signal handlers from a stack_t.
+func (t *task) altStack(b []byte) {
+	t.own.alt, t.own.older = mem.MakeRange(mem.Addr(binary.LittleEndian.Uint64(b)), binary.LittleEndian.Uint64(b[16:])), mem.Range{}
+	if binary.LittleEndian.Uint32(b[8:])&2 != 0 { // SS_DISABLE
+		t.own.alt = mem.Range{}
 	}
 }
 
@@ -285,7 +317,12 @@ func (t *task) forgetRseq() {
 // restart goes on with a call that was interrupted. Its buffers are the same.
 func (t *task) restart(c tracee.Call) {
 	was := t.own.interrupted
+	if was.Args != c.Args {
+		// It was interrupted before we saw calls. The registers are still its own.
+		was = c
+	}
 	t.ranges = sysargs.Ranges(t.ranges[:0], was.Nr, was.Args, t.sp.Load)
+	t.alsoUses(was)
 	if !t.hold() || !t.run() {
 		return
 	}
@@ -338,8 +375,10 @@ func (t *task) frame() bool {
 	sp := addr(t.at.Registers().SP)
 	const redZone = 128
 	stacks := []mem.Range{{Start: sp - min(sp, redZone+frameSize), End: sp}}
-	if alt := t.own.alt; !alt.Empty() && !alt.Contains(sp) {
-		stacks = append(stacks, mem.Range{Start: max(alt.Start, alt.End-min(alt.End, frameSize)), End: alt.End})
+	for _, alt := range []mem.Range{t.own.alt, t.own.older} {
+		if !alt.Empty() && !alt.Contains(sp) {
+			stacks = append(stacks, mem.Range{Start: max(alt.Start, alt.End-min(alt.End, frameSize)), End: alt.End})
+		}
 	}
 	return t.stack(stacks, true)
 }
@@ -372,9 +411,16 @@ func (t *task) stack(stacks []mem.Range, write bool) bool {
 // written to the stack.
 func (t *task) sigreturn(tracee.Call) {
 	sp := addr(t.at.Registers().SP)
-	if t.stack([]mem.Range{{Start: sp - 8, End: sp + frameSize}}, false) {
-		t.resume(0)
+	if !t.stack([]mem.Range{{Start: sp - 8, End: sp + frameSize}}, false) {
+		return
 	}
+	// The stack for handlers becomes again what it was before the signal: the frame
+	// has it, in its ucontext behind flags and link.
+	var b [sizeofStack]byte
+	if t.sp.Load(sp+ucontext+16, b[:]) == len(b) {
+		t.altStack(b[:])
+	}
+	t.resume(0)
 }
 
 // vforked takes over what a thread has from the one that made it in the same
@@ -385,7 +431,8 @@ func (p *Provider) vforked(child *tracee.Process) {
 		return
 	}
 	for _, th := range child.Threads() {
-		p.task(th).own.alt = p.tasks[by].own.alt
+		own, from := &p.task(th).own, &p.tasks[by].own
+		own.alt, own.older = from.alt, from.older
 	}
 }
 
@@ -405,7 +452,8 @@ func (c *space) inheritUpkeep(parent *space, child *tracee.Process) {
 	}
 	for _, th := range child.Threads() {
 		t := c.p.task(th)
-		t.own.alt, t.own.rseq = c.p.tasks[by].own.alt, c.p.tasks[by].own.rseq
+		from := &c.p.tasks[by].own
+		t.own.alt, t.own.older, t.own.rseq = from.alt, from.older, from.rseq
 		if c.managed != nil {
 			c.managed.pinFor(t.own.rseq)
 		}

@@ -53,6 +53,7 @@ func (t *task) useThen(c tracee.Call, then func()) {
 		t.resume(0)
 		return
 	}
+	t.listen(c)
 	if !t.run() {
 		return
 	}

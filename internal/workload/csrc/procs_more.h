@@ -258,48 +258,12 @@ static void rseq(void)
 	MUST(munmap(area, PAGE) == 0);
 }
 
-// without_leader goes on when the thread is no more by whose id a process is known.
-static void *without_leader(void *arg)
-{
-	enum { N = 8 };
-	struct iovec *from = anon(PAGE), *to = anon(PAGE);
-	char *copy = anon(N * PAGE);
-	char c;
-	int p[2];
-	(void)arg;
-	while (readlink("/proc/self/exe", &c, 1) == 1) // as long as it has memory
-		sched_yield();
-	fill();
-	MUST(pipe(p) == 0);
-	for (int round = 0; round < 4; round++) {
-		for (int i = 0; i < N; i++) {
-			from[i] = (struct iovec){ memory + pages / N * i * WORDS, PAGE };
-			to[i] = (struct iovec){ copy + i * PAGE, PAGE };
-		}
-		check();
-		MUST(writev(p[1], from, N) == N * PAGE);
-		check();
-		MUST(readv(p[0], to, N) == N * PAGE);
-		for (int i = 0; i < N; i++)
-			page_check((uint64_t *)(copy + i * PAGE), pages / N * i, gen);
-	}
-	_exit(0);
-}
-
-static void leader_ends(void)
-{
-	pid_t child = fork();
-	MUST(child >= 0);
-	if (child == 0) {
-		pthread_t t;
-		MUST(pthread_create(&t, 0, without_leader, 0) == 0);
-		syscall(SYS_exit, 0);
-	}
-	reap(child, 0);
-}
+#include "procs_told.h"
 
 static const struct named steps[] = {
 	{ "fork-early", fork_early }, // before any other that fills memory
+	{ "interrupted", interrupted }, // this, too
+	{ "alternate-stacks", alternate_stacks },
 	{ "rseq", rseq },
 	{ "fork-both-write", fork_both_write },
 	{ "fork-nested", fork_nested },
