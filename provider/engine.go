@@ -225,12 +225,24 @@ func managedFilter() []unix.SockFilter {
 }
 
 // rareCalls use memory that sysargs does not know.
-var rareCalls = []uintptr{
+var rareCalls = append([]uintptr{
 	unix.SYS_MSGSND, unix.SYS_MSGRCV, unix.SYS_MSGCTL, unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP, unix.SYS_SEMCTL, unix.SYS_SHMCTL,
 	unix.SYS_MQ_OPEN, unix.SYS_MQ_UNLINK, unix.SYS_MQ_TIMEDSEND, unix.SYS_MQ_TIMEDRECEIVE, unix.SYS_MQ_NOTIFY, unix.SYS_MQ_GETSETATTR,
-	unix.SYS_QUOTACTL, unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN,
+	unix.SYS_QUOTACTL, unix.SYS_QUOTACTL_FD, unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN,
 	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_SWAPON, unix.SYS_SWAPOFF,
-}
+	unix.SYS_OPEN_TREE, unix.SYS_OPEN_TREE_ATTR, unix.SYS_MOVE_MOUNT, unix.SYS_FSOPEN, unix.SYS_FSCONFIG, unix.SYS_FSPICK,
+	unix.SYS_MOUNT_SETATTR, unix.SYS_STATMOUNT, unix.SYS_LISTMOUNT,
+	unix.SYS_FREMOVEXATTR, unix.SYS_SETXATTRAT, unix.SYS_GETXATTRAT, unix.SYS_LISTXATTRAT, unix.SYS_REMOVEXATTRAT,
+	unix.SYS_FILE_GETATTR, unix.SYS_FILE_SETATTR, unix.SYS_FCHMODAT2, unix.SYS_CACHESTAT, unix.SYS_FANOTIFY_MARK,
+	unix.SYS_NAME_TO_HANDLE_AT, unix.SYS_OPEN_BY_HANDLE_AT,
+	unix.SYS_FUTEX_WAITV, unix.SYS_FUTEX_WAIT, unix.SYS_FUTEX_WAKE, unix.SYS_FUTEX_REQUEUE,
+	unix.SYS_RT_TGSIGQUEUEINFO, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_PTRACE, unix.SYS_KCMP,
+	unix.SYS_MBIND, unix.SYS_SET_MEMPOLICY, unix.SYS_GET_MEMPOLICY, unix.SYS_MIGRATE_PAGES, unix.SYS_MOVE_PAGES,
+	unix.SYS_SECCOMP, unix.SYS_LANDLOCK_CREATE_RULESET, unix.SYS_LANDLOCK_ADD_RULE,
+	unix.SYS_LSM_GET_SELF_ATTR, unix.SYS_LSM_SET_SELF_ATTR, unix.SYS_LSM_LIST_MODULES,
+	unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME, unix.SYS_ACCT, unix.SYS_REBOOT,
+	unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE, unix.SYS_KEXEC_LOAD, unix.SYS_KEXEC_FILE_LOAD,
+}, archRareCalls...)
 
 // noted are the calls after which something is remembered of the thread.
 var noted = map[uintptr]bool{
@@ -409,12 +421,19 @@ func (sp *space) fenced(a mem.Addr) bool {
 }
 
 // blind adds to the ranges of a call that sysargs does not know what its arguments
-// may point to.
-func (t *task) blind(c tracee.Call) {
+// may point to. What is sure to be used comes first: the rest may not be to be had.
+func (t *task) blind(c tracee.Call) { t.guess(c.Args[:]) }
+
+func (t *task) guess(pointers []uintptr) {
 	const most = 4 * mem.PageSize
-	for _, a := range c.Args {
-		if t.sp.touches(mem.MakeRange(addr(a), 1)) {
-			t.ranges = append(t.ranges, sysargs.Range{Range: mem.MakeRange(addr(a), most), Write: true})
+	add := func(n uint64, write bool) {
+		for _, a := range pointers {
+			if r := mem.MakeRange(addr(a), n); t.sp.touches(mem.MakeRange(r.Start, 1)) {
+				t.ranges = append(t.ranges, sysargs.Range{Range: r, Write: write})
+			}
 		}
 	}
+	add(1, false)
+	add(most, false)
+	add(most, true)
 }

@@ -44,3 +44,6 @@ const epollEventSize = 12
 // ucontext is where the context of a signal is from the stack pointer on when its
 // handler has ended: the address of the handler's return, which stands before it, is gone by then.
 const ucontext = 0
+
+// archRareCalls are those of rareCalls that not every architecture has.
+var archRareCalls = []uintptr{unix.SYS_MODIFY_LDT, unix.SYS_USTAT}

@@ -44,3 +44,6 @@ const epollEventSize = 16
 // ucontext is where the context of a signal is from the stack pointer on when its
 // handler has ended: behind a siginfo_t.
 const ucontext = 128
+
+// archRareCalls are those of rareCalls that not every architecture has.
+var archRareCalls []uintptr

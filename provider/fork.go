@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/sysargs"
+	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/vkernel"
 )
@@ -75,6 +76,10 @@ func (t *task) fork(c tracee.Call) {
 	if !t.hold() {
 		return
 	}
+	t.ids(c)
+	if !t.hold() {
+		return
+	}
 	if t.sharesMemory(c) {
 		t.resume(0)
 		return
@@ -99,6 +104,33 @@ func (t *task) fork(c tracee.Call) {
 		return
 	}
 	t.copySpace(child, done)
+}
+
+// ids adds to t.ranges where a call that makes a task writes the id of that, in the
+// caller's memory and in the child's, which is a copy; and the ids that it asks for.
+func (t *task) ids(c tracee.Call) {
+	add := func(a, n uint64, write bool) {
+		if r := mem.MakeRange(mem.Addr(a), n); a < userEnd && n < userEnd {
+			t.ranges = append(t.ranges, sysargs.Range{Range: r, Write: write})
+		}
+	}
+	switch c.Nr {
+	case unix.SYS_CLONE:
+		// The order of the last ones differs; what is a thread's own is there anyhow.
+		for _, a := range c.Args[2:5] {
+			add(uint64(a), 4, true)
+		}
+	case unix.SYS_CLONE3:
+		var b [80]byte // struct clone_args up to set_tid_size
+		if t.sp.Load(addr(c.Args[0]), b[:min(len(b), int(min(c.Args[1], 80)))]) < 64 {
+			return // it fails
+		}
+		word := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
+		for _, i := range []int{1, 2, 3} { // pidfd, child_tid, parent_tid
+			add(word(i), 4, true)
+		}
+		add(word(8), 4*min(word(9), 32), false)
+	}
 }
 
 // sharesMemory reports whether what a call makes shares the memory of who calls.

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -181,7 +182,7 @@ func (sp *space) resolve(pr *tracee.Process, th *tracee.Thread) bool {
 // alsoUses adds to t.ranges what a call uses that sysargs does not know.
 func (t *task) alsoUses(c tracee.Call) {
 	switch c.Nr {
-	case unix.SYS_IOCTL:
+	case unix.SYS_IOCTL, unix.SYS_PRCTL:
 		t.blind(c)
 		return
 	case unix.SYS_RESTART_SYSCALL:
@@ -195,27 +196,36 @@ func (t *task) alsoUses(c tracee.Call) {
 		// From then on it stays: see used.
 		t.ranges = append(t.ranges, sysargs.Range{Range: mem.MakeRange(addr(c.Args[0]), uint64(c.Args[1])), Write: true})
 	}
-	for _, nr := range rareCalls {
-		if nr == c.Nr {
-			t.blind(c)
-		}
+	if slices.Contains(rareCalls, c.Nr) {
+		t.blind(c)
 	}
 }
 
-// deeper makes present what a failed ioctl may have looked for behind a pointer in
-// its argument. It reports whether there was anything.
+// deeper makes present what a failed call may have looked for behind pointers in
+// what its arguments point to. It reports whether there was anything.
 func (t *task) deeper(c tracee.Call) bool {
-	if c.Nr != unix.SYS_IOCTL || t.sp.managed == nil || t.calls.tries > 2 {
+	if t.sp.managed == nil || t.calls.tries > 2 {
 		return false
 	}
-	var arg [256]byte
-	n := t.sp.Load(addr(c.Args[2]), arg[:])
+	from := c.Args[:]
+	switch {
+	case c.Nr == unix.SYS_IOCTL:
+		from = c.Args[2:3]
+	case c.Nr == unix.SYS_SETSOCKOPT, c.Nr == unix.SYS_PRCTL, slices.Contains(rareCalls, c.Nr):
+	default:
+		return false
+	}
 	t.ranges = t.ranges[:0]
-	for i := 0; i+8 <= n; i += 8 {
-		if a := mem.Addr(binary.LittleEndian.Uint64(arg[i:])); t.sp.touches(mem.MakeRange(a, 1)) {
-			t.ranges = append(t.ranges, sysargs.Range{Range: mem.MakeRange(a, 4*mem.PageSize), Write: true})
+	t.guess(from)
+	var behind []uintptr
+	for _, a := range from {
+		var arg [256]byte
+		n := t.sp.Load(addr(a), arg[:])
+		for i := 0; i+8 <= n; i += 8 {
+			behind = append(behind, uintptr(binary.LittleEndian.Uint64(arg[i:])))
 		}
 	}
+	t.guess(behind)
 	t.pin(t.ranges)
 	return t.lacks(nil) && t.hold()
 }

@@ -44,7 +44,7 @@ func TestUserMapper(t *testing.T) {
 func TestUserProcs(t *testing.T) {
 	var steps []string // all
 	if smaller(1, 0) == 0 {
-		steps = []string{"fork-early", "interrupted", "alternate-stacks", "rseq", "fork-both-write", "fork-nested", "vfork-exec", "exec-from-thread", "leader-ends", "threads", "children", "signals", "stack-overflow"}
+		steps = []string{"fork-early", "interrupted", "alternate-stacks", "rare-calls", "cold-ids", "rseq", "fork-both-write", "fork-nested", "vfork-exec", "exec-from-thread", "leader-ends", "threads", "children", "signals", "stack-overflow"}
 	}
 	same(t, program{
 		args:  append([]string{workload.Build(t, "procs"), strconv.Itoa(smaller(64, 8)), "7"}, steps...),

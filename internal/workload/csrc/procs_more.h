@@ -264,6 +264,8 @@ static const struct named steps[] = {
 	{ "fork-early", fork_early }, // before any other that fills memory
 	{ "interrupted", interrupted }, // this, too
 	{ "alternate-stacks", alternate_stacks },
+	{ "rare-calls", rare_calls },
+	{ "cold-ids", cold_ids },
 	{ "rseq", rseq },
 	{ "fork-both-write", fork_both_write },
 	{ "fork-nested", fork_nested },

@@ -167,3 +167,71 @@ static void alternate_stacks(void)
 	MUST(sigaltstack(&none, 0) == 0);
 	MUST(munmap(both, 64 * ALTERNATE) == 0);
 }
+
+// rare_calls have their arguments in memory that was not touched for long, some of
+// them behind others.
+static void rare_calls(void)
+{
+	enum { WAITV = 449, FCHMODAT2 = 452, N = 8 };
+	char *at[N];
+	for (int i = 0; i < N; i++) {
+		at[i] = anon(PAGE);
+		memset(at[i], 0, PAGE);
+	}
+	struct { uint64_t value, word; uint32_t flags, reserved; } *wait = (void *)at[0];
+	wait->value = 1; // which it is not
+	wait->word = (uintptr_t)at[1];
+	wait->flags = 2 | 128; // of 32 bits, private
+	struct sock_fprog *program = (void *)at[2];
+	struct sock_filter *filter = (void *)at[3];
+	*filter = (struct sock_filter){ BPF_RET | BPF_K, 0, 0, 0xffff };
+	*program = (struct sock_fprog){ 1, filter };
+	struct { unsigned bytes; int type; unsigned char handle[128]; } *handle = (void *)at[4];
+	handle->bytes = 128;
+	strcpy(at[5], "/proc/self/exe");
+	siginfo_t *info = (void *)at[6];
+	info->si_code = SI_QUEUE;
+	strcpy(at[7], "/nowhere");
+	int s = socket(AF_UNIX, SOCK_DGRAM, 0);
+	MUST(s >= 0);
+
+	fill();
+	if (syscall(WAITV, wait, 1, 0, 0, 0) == 0 || errno == EFAULT)
+		die("futex_waitv: %s", strerror(errno));
+	MUST(setsockopt(s, SOL_SOCKET, SO_ATTACH_FILTER, program, sizeof *program) == 0);
+	fill();
+	int mount;
+	if (syscall(SYS_name_to_handle_at, AT_FDCWD, at[5], handle, &mount, 0) != 0 && errno == EFAULT)
+		die("name_to_handle_at: %s", strerror(errno));
+	signal(SIGUSR1, SIG_IGN);
+	MUST(syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), SIGUSR1, info) == 0);
+	if (syscall(FCHMODAT2, AT_FDCWD, at[7], 0600, 0) == 0 || errno == EFAULT)
+		die("fchmodat2: %s", strerror(errno));
+	MUST(close(s) == 0);
+	for (int i = 0; i < N; i++)
+		MUST(munmap(at[i], PAGE) == 0);
+}
+
+// cold_ids has the kernel write the id of a child to memory that was not touched for
+// long, which it does not say when it cannot.
+static void cold_ids(void)
+{
+	pid_t *here = anon(PAGE), *there = anon(PAGE);
+	*here = *there = 0;
+	fill();
+	check();
+	pid_t child = syscall(SYS_clone, CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | SIGCHLD, 0, here,
+#ifdef __x86_64__
+		there, 0
+#else
+		0, there
+#endif
+	);
+	MUST(child >= 0);
+	if (child == 0)
+		_exit(*there == getpid() ? 5 : 6);
+	if (*here != child)
+		die("the child's id is %d, and not told: %d", child, *here);
+	reap(child, 5 << 8);
+	MUST(munmap(here, PAGE) == 0 && munmap(there, PAGE) == 0);
+}
