@@ -125,7 +125,31 @@ func (m *mover) Move(runs []pager.Run) error {
 			again = again || more
 		}
 	}
+	for i := range runs {
+		if runs[i].Errno == syscall.EEXIST {
+			m.recount(&runs[i])
+		}
+	}
 	return nil
+}
+
+// recount finds out what has moved of a run whose place in the window was taken,
+// as the kernel says. The window was empty. But once Linux 6.18 has had to try a
+// page again, because it was locked for a moment (as by migration or reclaim), it
+// does not count what it moves next, tries that again too, and finds it in its own
+// way. Such pages were thought to be resident, and were lost.
+func (m *mover) recount(r *pager.Run) {
+	rest := mem.MakeRange(m.slot(r.Slot+r.Moved), uint64(r.Pages-r.Moved)*mem.PageSize)
+	// An error means that the process has ended.
+	_ = m.owner.present(rest, func(p mem.Range) {
+		if p.Start == m.slot(r.Slot+r.Moved) { // they move in order
+			r.Moved += p.Pages()
+		}
+	})
+	r.Errno = syscall.EAGAIN // of what was not tried any more
+	if r.Moved == r.Pages {
+		r.Errno = 0
+	}
 }
 
 // place puts the agent on the processor where it costs the least.
