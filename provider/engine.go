@@ -191,6 +191,14 @@ func earlyFilter() []unix.SockFilter {
 	p.IfCall([]uintptr{unix.SYS_IO_URING_SETUP, unix.SYS_IO_SETUP}, func() {
 		p.Ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))
 	})
+	// As before Linux 6.13, which takes all advice for the caller's own memory.
+	p.IfCall([]uintptr{unix.SYS_PROCESS_MADVISE}, func() {
+		p.Load(bpf.OffArg(3))
+		for _, advice := range []uint32{unix.MADV_COLD, unix.MADV_PAGEOUT, unix.MADV_WILLNEED, unix.MADV_COLLAPSE} {
+			p.RetIf(advice, allow)
+		}
+		p.Ret(unix.SECCOMP_RET_ERRNO | uint32(unix.EINVAL))
+	})
 	// Pages get their permissions from us, without a key.
 	p.IfCall([]uintptr{unix.SYS_PKEY_ALLOC}, func() { p.Ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSPC)) })
 	return p.end()

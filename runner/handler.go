@@ -5,8 +5,11 @@
 package runner
 
 import (
+	"encoding/binary"
+
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/inject"
 	"github.com/faultline-go/faultline/internal/place"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
@@ -122,6 +125,11 @@ func (h *handler) SyscallExit(th *tracee.Thread) {
 		return // killed meanwhile, or nothing was mapped
 	}
 	c.Ret = exit.Ret
+	e.called(th, c)
+}
+
+// called keeps the table up to date with a call that has been made.
+func (e *engagement) called(th *tracee.Thread, c tracee.Call) {
 	switch c.Nr {
 	case unix.SYS_MMAP:
 		if c.Args[3]&unix.MAP_HUGETLB == 0 {
@@ -137,7 +145,29 @@ func (h *handler) SyscallExit(th *tracee.Thread) {
 			Start: mem.Addr(c.Args[0]),
 			End:   (mem.Addr(c.Args[0]) + mem.Addr(c.Args[1])).Up(),
 		}, int(c.Args[2]))
+	case unix.SYS_PROCESS_MADVISE:
+		// Others than the caller's own memory are refused such advice.
+		for _, r := range vector(th.Tid(), mem.Addr(c.Args[1]), c.Args[2], c.Ret) {
+			e.advised(r, int(c.Args[3]))
+		}
 	}
+}
+
+// vector returns the ranges of which a thread has passed the kernel a list of n
+// struct iovec at a, up to the given number of bytes, which it says are done.
+func vector(tid int, a mem.Addr, n, done uintptr) []mem.Range {
+	const size = 16 // and 1024 of them at most, UIO_MAXIOV
+	list := make([]byte, min(n, 1024)*size)
+	var out []mem.Range
+	// An error means that the rest is not there, which the kernel has found, too.
+	got, _ := inject.ReadMemory(tid, a, list)
+	for list = list[:got]; len(list) >= size && done > 0; list = list[size:] {
+		length := min(uintptr(binary.LittleEndian.Uint64(list[8:])), done)
+		done -= length
+		start := mem.Addr(binary.LittleEndian.Uint64(list))
+		out = append(out, mem.Range{Start: start, End: (start + mem.Addr(length)).Up()})
+	}
+	return out
 }
 
 // moveBrk registers the part by which the heap has grown. That it has shrunk

@@ -55,6 +55,16 @@ func TestMapper(t *testing.T) {
 	})
 }
 
+// TestAdviceToAVector: advice that drops pages or changes what a child finds was not
+// seen if it came by process_madvise(2), which takes it since Linux 6.13. The
+// program was killed, or found in place of zeros what it had dropped.
+func TestAdviceToAVector(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "mapper"), "32", "7", "madvise-vector"},
+		limit: 8 * mib, stores: []string{"mem:"}, bounded: true, stderr: true,
+	})
+}
+
 // TestProcs covers fork, vfork, posix_spawn, clone3, clone with CLONE_VM, exec
 // from a thread, 200 threads, 1,000 children and signals, H14.
 func TestProcs(t *testing.T) {
@@ -114,6 +124,16 @@ func TestPagesThatKernelLocks(t *testing.T) {
 	same(t, program{
 		args:  []string{workload.Build(t, "contend"), "32", strconv.Itoa(smaller(45, 15))},
 		limit: 8 * mib, stores: []string{"mem:"}, bounded: true, stderr: true,
+	})
+}
+
+// TestProgramThatMakesNoCode: the agent's page was written and then made executable,
+// which a program may have forbidden itself, as systemd's MemoryDenyWriteExecute
+// does; it then stayed unbounded.
+func TestProgramThatMakesNoCode(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "confined"), "mdwe", "64"},
+		limit: 12 * mib, stores: []string{"mem:"}, bounded: true, stderr: true,
 	})
 }
 

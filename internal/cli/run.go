@@ -139,16 +139,18 @@ func (o *runOptions) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	status, stats, err := o.supervise(cmd, st, limit, path, args, mode, engine)
-	if closeErr := st.Close(); err == nil && closeErr != nil {
-		err = fmt.Errorf("closing the store: %w", closeErr)
-	}
+	closeErr := st.Close()
 	if err != nil {
 		return startError(args[0], err)
 	}
+	// From here on the program has ended, and the status is its own whatever
+	// becomes of the rest.
+	if closeErr != nil {
+		warn(cmd, asJSON, fmt.Sprintf("closing the store: %v", closeErr))
+	}
 	if o.stats {
-		if err := writeStats(cmd.ErrOrStderr(), stats, asJSON); err != nil {
-			return err
-		}
+		// If standard error is gone, there is nobody to tell that it is.
+		_ = writeStats(cmd.ErrOrStderr(), stats, asJSON)
 	}
 	if status.Signal() != 0 {
 		tracee.MirrorExit(status) // does not return

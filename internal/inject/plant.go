@@ -116,7 +116,31 @@ func (p *planting) mapCode() (own bool, err error) {
 	// Written and then made executable, rather than written through
 	// /proc/PID/mem, which a kernel may be set to refuse.
 	_, err = call(p.s, "mprotect", unix.SYS_MPROTECT, page, codeSize, unix.PROT_READ|unix.PROT_EXEC)
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		err = p.remapCode(text)
+	}
 	return own, err
+}
+
+// remapCode makes the code page anew for a program that must not make memory
+// executable which was writable (PR_SET_MDWE of prctl(2), or a filter that does
+// the same): as it is to be, and written by the tracer's right.
+func (p *planting) remapCode(text []byte) error {
+	if _, err := call(p.s, "munmap", unix.SYS_MUNMAP, p.code, codeSize); err != nil {
+		return err
+	}
+	p.code = 0
+	page, err := call(p.s, "mmap", unix.SYS_MMAP, Hint(), codeSize, unix.PROT_READ|unix.PROT_EXEC,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, ^uintptr(0), 0)
+	if err != nil {
+		return err
+	}
+	p.code = page
+	if err := poke(p.s.tid, page, text); err != nil {
+		return err
+	}
+	_, err = call(p.s, "madvise", unix.SYS_MADVISE, page, codeSize, unix.MADV_DONTFORK)
+	return err
 }
 
 // makeDirect makes the agent a child of the program.

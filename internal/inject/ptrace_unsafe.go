@@ -155,6 +155,21 @@ func queuedFromFilter(tid int) bool {
 	return false
 }
 
+// poke writes to memory of a stopped thread that is all zeros, whatever its
+// protection. The length of b is a multiple of 8.
+func poke(tid int, addr uintptr, b []byte) error {
+	for i := 0; i < len(b); i += 8 {
+		word := *(*uintptr)(unsafe.Pointer(&b[i]))
+		if word == 0 {
+			continue
+		}
+		if err := ptrace(unix.PTRACE_POKEDATA, tid, addr+uintptr(i), word); err != nil {
+			return fmt.Errorf("write %#x of thread %d: %w", addr+uintptr(i), tid, err)
+		}
+	}
+	return nil
+}
+
 // rseqArea returns the address of the thread's restartable-sequence area, 0
 // if it has registered none or the kernel is older than 5.13.
 func rseqArea(tid int) uintptr {

@@ -9,6 +9,7 @@
 //   userns   a user namespace of its own
 //   refuse   a seccomp filter that refuses all but a few calls
 //   kill     a seccomp filter that kills for all but a few calls
+//   mdwe     memory that was writable never becomes executable
 #define _GNU_SOURCE
 #include <errno.h>
 #include <grp.h>
@@ -25,6 +26,11 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#ifndef PR_SET_MDWE // since Linux 6.3
+#define PR_SET_MDWE 65
+#define PR_MDWE_REFUSE_EXEC_GAIN 1
+#endif
 
 enum { NOBODY = 65534, PAGE = 4096 };
 
@@ -87,6 +93,8 @@ int main(int argc, char **argv)
 		filter(SECCOMP_RET_ERRNO | EPERM);
 	else if (!strcmp(how, "kill"))
 		filter(SECCOMP_RET_KILL_PROCESS);
+	else if (!strcmp(how, "mdwe"))
+		need(prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) == 0, "prctl(PR_SET_MDWE)");
 	else
 		return 2;
 	uint64_t *m = mmap(NULL, words * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

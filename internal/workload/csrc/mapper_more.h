@@ -341,3 +341,10 @@ static const struct named steps[] = {
 	{ "kernel-access", kernel_access },
 	{ 0 },
 };
+
+// Steps that are run only if they are named: the engine in software refuses them, as
+// older kernels do.
+static const struct named named_only[] = {
+	{ "madvise-vector", madvise_vector },
+	{ 0 },
+};
