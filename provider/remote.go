@@ -31,7 +31,7 @@ func (t *task) remote(c tracee.Call) {
 		return
 	}
 	vector := t.vector(c.Args[3], c.Args[4])
-	defer t.pinOf(sp, vector)()
+	defer sp.pinned(vector)()
 	for _, r := range vector {
 		if !t.bringOf(sp, r, write) {
 			break // the call finds out by itself
@@ -42,21 +42,12 @@ func (t *task) remote(c tracee.Call) {
 	}
 }
 
-// pinOf keeps pages of another space until the function is called that it returns.
-func (t *task) pinOf(sp *space, ranges []mem.Range) (unpin func()) {
+// pinned keeps pages until the function is called that it returns.
+func (sp *space) pinned(ranges []mem.Range) (unpin func()) {
 	m := sp.managed
-	if m == nil {
-		return func() {}
-	}
 	var pins []mem.Page
 	for _, r := range ranges {
-		for _, g := range sp.guarded {
-			part := g.Intersect(r)
-			for a := part.Start; a < part.End; a = a.Down() + mem.PageSize {
-				m.pins[a.Page()]++
-				pins = append(pins, a.Page())
-			}
-		}
+		pins = sp.pin(pins, r)
 	}
 	return func() {
 		for _, pg := range pins {

@@ -45,23 +45,27 @@ type upkeep struct {
 // pin keeps the pages of ranges where they are, and no longer those that were
 // kept before.
 func (t *task) pin(ranges []sysargs.Range) {
-	m := t.sp.managed
-	if m == nil {
-		return
-	}
 	t.unpin()
 	for _, r := range ranges {
-		for _, g := range t.sp.guarded {
-			part := g.Intersect(r.Range)
-			if part.Empty() {
-				continue
-			}
-			for pg := part.Start.Page(); pg <= (part.End - 1).Page(); pg++ {
-				m.pins[pg]++
-				t.own.pins = append(t.own.pins, pg)
-			}
+		t.own.pins = t.sp.pin(t.own.pins, r.Range)
+	}
+}
+
+// pin keeps the pages of r where they are, and adds them to pins, by which they are
+// to be let go.
+func (sp *space) pin(pins []mem.Page, r mem.Range) []mem.Page {
+	m := sp.managed
+	if m == nil {
+		return pins
+	}
+	for _, g := range sp.guarded {
+		part := g.Intersect(r)
+		for a := part.Start; a < part.End; a = a.Down() + mem.PageSize {
+			m.pins[a.Page()]++
+			pins = append(pins, a.Page())
 		}
 	}
+	return pins
 }
 
 func (t *task) unpin() {

@@ -134,10 +134,10 @@ func (m *mover) Move(runs []pager.Run) error {
 }
 
 // recount finds out what has moved of a run whose place in the window was taken,
-// as the kernel says. The window was empty. But once Linux 6.18 has had to try a
-// page again, because it was locked for a moment (as by migration or reclaim), it
-// does not count what it moves next, tries that again too, and finds it in its own
-// way. Such pages were thought to be resident, and were lost.
+// as the kernel says. The window was empty: Linux 6.18 moves pages at times that it
+// does not count, and then finds them in its own way. That was seen in a program with
+// MADV_COLD in another thread, so probably once a page was locked for a moment; the
+// cause is not known for sure. Such pages were thought to be resident, and were lost.
 func (m *mover) recount(r *pager.Run) {
 	rest := mem.MakeRange(m.slot(r.Slot+r.Moved), uint64(r.Pages-r.Moved)*mem.PageSize)
 	// An error means that the process has ended.

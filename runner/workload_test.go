@@ -117,9 +117,9 @@ func TestRemote(t *testing.T) {
 	})
 }
 
-// TestPagesThatKernelLocks: UFFDIO_MOVE moves pages that it does not count, once it
-// has found one locked. They were taken for resident, and lost. One run in six
-// of this length showed it.
+// TestPagesThatKernelLocks: UFFDIO_MOVE moves pages that it does not count while
+// another thread advises MADV_COLD. They were taken for resident, and lost. One run in
+// six of this length showed it.
 func TestPagesThatKernelLocks(t *testing.T) {
 	same(t, program{
 		args:  []string{workload.Build(t, "contend"), "32", strconv.Itoa(smaller(45, 15))},

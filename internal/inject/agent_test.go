@@ -24,6 +24,18 @@ import (
 func planted(t testing.TB) (*victim, *Agent, uintptr) {
 	t.Helper()
 	v, line := start(t, "pages")
+	a := plant(t, v)
+	t.Cleanup(func() {
+		a.Release()
+		reapAgent(a)
+	})
+	v.cont(0)
+	return v, a, parseAddr(t, line)
+}
+
+// plant plants an agent in a victim that is about to block, and leaves that stopped.
+func plant(t testing.TB, v *victim) *Agent {
+	t.Helper()
 	v.blocked()
 	v.interrupt()
 	s := v.open()
@@ -31,13 +43,8 @@ func planted(t testing.TB) (*victim, *Agent, uintptr) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		a.Release()
-		reapAgent(a)
-	})
 	closeSession(t, s)
-	v.cont(0)
-	return v, a, parseAddr(t, line)
+	return a
 }
 
 // reapAgent takes the agent's exit status as a tracer does, if it is there.
@@ -321,21 +328,14 @@ func TestPlantWhereFilterForbids(t *testing.T) {
 	filtered, err := HasFilter(os.Getpid())
 	testutil.Need(t, err == nil && !filtered, "needs a process without a seccomp filter")
 	v, _ := start(t, "eperm")
-	v.blocked()
-	v.interrupt()
-	s := v.open()
-	a, err := Plant(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeSession(t, s)
+	a := plant(t, v)
 	// Nothing is allocated where no memory is shared: the kernel refuses that.
 	if _, err := a.Call(unix.SYS_CLONE, unix.CLONE_SIGHAND); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("clone in the agent: %v, want the kernel's EINVAL", err)
 	}
 	a.Release()
 	reapAgent(a)
-	s = v.open()
+	s := v.open()
 	if err := s.resumeFilters(); err != nil {
 		t.Fatal(err)
 	}

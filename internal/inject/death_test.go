@@ -112,15 +112,8 @@ func TestSignals(t *testing.T) {
 // then its child, which a plain wait does not see, and goes when it goes.
 func TestOwnReaper(t *testing.T) {
 	v, _ := start(t, "reaper")
-	v.blocked()
-	v.interrupt()
-	s := v.open()
-	a, err := Plant(s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := plant(t, v)
 	defer a.Release()
-	closeSession(t, s)
 	if st, err := readStatus(a.Tid()); err != nil || st.ppid != v.pid {
 		t.Errorf("its parent is %d, want the program, %d (%v)", st.ppid, v.pid, err)
 	}
