@@ -170,6 +170,13 @@ func (tr *trial) try(spots []spot) (args [6]uintptr, r result) {
 
 func (tr *trial) call(args [6]uintptr) result {
 	ret, errno := make6(tr.nr, args)
+	// Go's scheduler sends signals. A call that ends so whenever it is made still does.
+	for range 10 {
+		if errno != unix.EINTR {
+			break
+		}
+		ret, errno = make6(tr.nr, args)
+	}
 	if errno != 0 {
 		return result{errno: errno}
 	}
