@@ -27,11 +27,10 @@ import (
 type upkeep struct {
 	// pins are the pages of the call that the thread is in.
 	pins []mem.Page
-	// alt is the stack for signal handlers of sigaltstack(2).
-	alt mem.Range
-	// older is the one before, which a handler may have replaced, and which then
-	// counts again when that has ended: it is empty once the ends of handlers are seen.
-	older mem.Range
+	// alts are stacks for signal handlers of sigaltstack(2), the newest first. The end
+	// of a handler brings back the one of before it, so that any may count until we see
+	// where handlers end: from then on there is one.
+	alts []mem.Range
 	// rseq is the area of rseq(2), which the kernel writes to whenever it likes.
 	rseq mem.Range
 	// clear is the word that the kernel clears at the thread's end, for
@@ -272,10 +271,7 @@ func (t *task) used(c tracee.Call) {
 	switch c.Nr {
 	case unix.SYS_SIGALTSTACK:
 		if c.Args[0] != 0 {
-			was := t.own.alt
-			if t.altStack(t.said[:]); t.sp.managed == nil {
-				t.own.older = was
-			}
+			t.altStack(t.said[:])
 		}
 	case unix.SYS_RSEQ:
 		t.forgetRseq()
@@ -310,12 +306,23 @@ func (t *task) listen(c tracee.Call) {
 // sizeofStack is that of stack_t: the address, flags, the size.
 const sizeofStack = 24
 
+// mostAlts is how many stacks for handlers one thread has at a time, or one after the
+// other in handlers that replace them.
+const mostAlts = 16
+
 // altStack takes note of a stack for signal handlers from a stack_t.
 func (t *task) altStack(b []byte) {
-	t.own.alt, t.own.older = mem.MakeRange(mem.Addr(binary.LittleEndian.Uint64(b)), binary.LittleEndian.Uint64(b[16:])), mem.Range{}
-	if binary.LittleEndian.Uint32(b[8:])&2 != 0 { // SS_DISABLE
-		t.own.alt = mem.Range{}
+	own := &t.own
+	if t.sp.managed != nil {
+		own.alts = own.alts[:0]
 	}
+	alt := mem.MakeRange(mem.Addr(binary.LittleEndian.Uint64(b)), binary.LittleEndian.Uint64(b[16:]))
+	if binary.LittleEndian.Uint32(b[8:])&2 != 0 { // SS_DISABLE
+		return
+	}
+	own.alts = slices.DeleteFunc(own.alts, func(r mem.Range) bool { return r == alt })
+	own.alts = slices.Insert(own.alts, 0, alt)
+	own.alts = own.alts[:min(len(own.alts), mostAlts)]
 }
 
 func (t *task) forgetRseq() {
@@ -388,7 +395,7 @@ func (t *task) frame() bool {
 	sp := addr(t.at.Registers().SP)
 	const redZone = 128
 	stacks := []mem.Range{{Start: sp - min(sp, redZone+frameSize), End: sp}}
-	for _, alt := range []mem.Range{t.own.alt, t.own.older} {
+	for _, alt := range t.own.alts {
 		if !alt.Empty() && !alt.Contains(sp) {
 			stacks = append(stacks, mem.Range{Start: max(alt.Start, alt.End-min(alt.End, frameSize)), End: alt.End})
 		}
@@ -444,8 +451,7 @@ func (p *Provider) vforked(child *tracee.Process) {
 		return
 	}
 	for _, th := range child.Threads() {
-		own, from := &p.task(th).own, &p.tasks[by].own
-		own.alt, own.older = from.alt, from.older
+		p.task(th).own.alts = slices.Clone(p.tasks[by].own.alts)
 	}
 }
 
@@ -466,7 +472,7 @@ func (c *space) inheritUpkeep(parent *space, child *tracee.Process) {
 	for _, th := range child.Threads() {
 		t := c.p.task(th)
 		from := &c.p.tasks[by].own
-		t.own.alt, t.own.older, t.own.rseq = from.alt, from.older, from.rseq
+		t.own.alts, t.own.rseq = slices.Clone(from.alts), from.rseq
 		if c.managed != nil {
 			c.managed.pinFor(t.own.rseq)
 		}
