@@ -192,7 +192,7 @@ func TestFindAfterRemap(t *testing.T) {
 			if err := s.Add(dst, false); err != nil {
 				t.Error(err)
 			}
-			if err := s.FindResident(dst); err != nil {
+			if err := s.FindResident(dst, false); err != nil {
 				t.Error(err)
 			}
 		})
@@ -240,7 +240,7 @@ func TestFindAfterUnmap(t *testing.T) {
 			}
 		})
 		r.fill(k, 10, 20, 1)
-		if err := s.FindResident(pages(10, 20)); err != nil {
+		if err := s.FindResident(pages(10, 20), false); err != nil {
 			t.Fatal(err)
 		}
 		<-unmapped

@@ -30,7 +30,8 @@ func (s *Space) apply(m *uapi.Msg) bool {
 		s.removes.add(r)
 		if dropped > 0 && s.cfg.Present != nil {
 			// MADV_FREE raises the same event, and leaves its pages where
-			// they are until memory is short. They still count.
+			// they are until memory is short. They still count. (Where they
+			// can be moved it must not be used: see Mover.)
 			s.verify = append(s.verify, r)
 		}
 		s.mu.Unlock()

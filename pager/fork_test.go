@@ -49,7 +49,7 @@ func (r *rig) forkOff(k *sim, c *children) (*sim, *Space) {
 	cfg.Forked = c.forked
 	cs := c.take(r.fdOf(ck)).Start(ck, cfg)
 	for _, v := range ck.areas {
-		_ = cs.FindResident(v.Range)
+		_ = cs.FindResident(v.Range, false)
 	}
 	return ck, cs
 }

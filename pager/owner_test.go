@@ -92,7 +92,7 @@ func TestForkWhileMoverWaits(t *testing.T) {
 		<-filled
 		cs := c.take(r.fdOf(ck)).Start(ck, SpaceConfig{Name: "child", Mover: ck.newMover, Mapping: ck.mapping, Present: ck.presentIn})
 		for _, v := range ck.areas {
-			_ = cs.FindResident(v.Range)
+			_ = cs.FindResident(v.Range, false)
 		}
 		for i := range 100 {
 			r.wantPage(ck, page(i), pattern(uint64(i)+1))

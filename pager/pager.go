@@ -60,6 +60,11 @@ type Run struct {
 
 // Mover takes pages out of one address space into a window of slots that
 // only the pager sees. It is used by the evictor alone.
+//
+// The threads of a space that has one must not use MADV_FREE from then on. It raises
+// UFFD_EVENT_REMOVE but leaves the pages, and no fault tells what is written to
+// them. If they are moved at that moment, what has moved cannot be told from what
+// MADV_DONTNEED was about to drop, and is dropped.
 type Mover interface {
 	// Slots is the number of pages that the window holds.
 	Slots() int

@@ -266,7 +266,15 @@ func (s *Space) Regions() []mem.Range {
 // outstanding. Otherwise pages that mremap(2) has brought here could leave,
 // and be forgotten with what was here before when the event is applied; or
 // pages be entered that an event has already told to be gone.
-func (s *Space) FindResident(r mem.Range) error { return s.findResident(r, 0) }
+//
+// With freed set there may be pages among them that MADV_FREE has marked before: the
+// kernel takes those when it is short of memory, and they are zero then.
+func (s *Space) FindResident(r mem.Range, freed bool) error {
+	if freed {
+		return s.findResident(r, lazy)
+	}
+	return s.findResident(r, 0)
+}
 
 func (s *Space) findResident(r mem.Range, f flags) error {
 	// Mostly there is nothing, and nobody needs to be asked.

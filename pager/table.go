@@ -62,7 +62,7 @@ const (
 	picked
 	// lazy says that a resident page may vanish lawfully, and is zero then:
 	// it came, fresh or from the store, while a REMOVE was under way, or
-	// stayed after MADV_FREE.
+	// stayed after MADV_FREE, perhaps one from before there was a space.
 	lazy
 )
 

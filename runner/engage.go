@@ -48,6 +48,10 @@ type engagement struct {
 	// scanMu keeps rescan from taking an agent's memory, or a mover's window,
 	// for the program's while it is being made.
 	scanMu sync.Mutex
+	looked bool // whether freed is known; protected by scanMu
+	// freed says that the program, or a parent of it, had used MADV_FREE before its
+	// memory was engaged. From then on the filter forbids it.
+	freed atomic.Bool
 
 	pmMu sync.Mutex
 	pm   *procmem.Pagemap // protected by pmMu
@@ -319,6 +323,12 @@ func (e *engagement) scan() {
 	if err != nil {
 		return // it has ended
 	}
+	if !e.looked && e.user == nil {
+		// If it cannot be told, a page that is missing may be one of those.
+		n, err := procmem.Freed(e.pid())
+		e.looked = true
+		e.freed.Store(e.freed.Load() || err != nil || n > 0)
+	}
 	known := e.pg.Regions()
 	for _, v := range vmas {
 		if v.Name == "[heap]" {
@@ -330,7 +340,7 @@ func (e *engagement) scan() {
 			continue
 		}
 		for _, part := range e.unknown(v.Range, known) {
-			e.register(part)
+			e.register(part, e.freed.Load())
 		}
 	}
 }
@@ -375,14 +385,15 @@ func subtract(r mem.Range, cut []mem.Range) []mem.Range {
 }
 
 // register makes faults in r ours. The table knows r before the kernel does,
-// because the first fault may come at once.
-func (e *engagement) register(r mem.Range) {
+// because the first fault may come at once. With freed set r may have pages that
+// MADV_FREE has marked.
+func (e *engagement) register(r mem.Range, freed bool) {
 	if e.pg.Add(r, false) != nil {
 		return // the space has ended
 	}
 	switch errno := e.fd.Register(r); errno {
 	case 0:
-		if err := e.pg.FindResident(r); err != nil && !gone(err) {
+		if err := e.pg.FindResident(r, freed); err != nil && !gone(err) {
 			e.r.log.Warn("cannot tell what is resident", "pid", e.pid(), "range", r, "err", err)
 		}
 		return

@@ -198,6 +198,7 @@ func (r *Run) fork(parent, child *tracee.Process) {
 	ce.brk = e.brk
 	e.mu.Unlock()
 	ce.fd = c.fd
+	ce.freed.Store(e.freed.Load())
 	ce.start(c.child.Start(c.fd, ce.config()))
 	time.AfterFunc(grace, ce.settle)
 }
@@ -211,7 +212,7 @@ func (e *engagement) settle() {
 		return
 	}
 	for _, reg := range e.pg.Regions() {
-		if err := e.pg.FindResident(reg); err != nil {
+		if err := e.pg.FindResident(reg, e.freed.Load()); err != nil {
 			return // it has ended
 		}
 	}

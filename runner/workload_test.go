@@ -65,6 +65,25 @@ func TestAdviceToAVector(t *testing.T) {
 	})
 }
 
+// TestFreedBeforeServed: what MADV_FREE had marked before the program was engaged, and
+// the kernel took after that, was taken for lost, and the program killed.
+func TestFreedBeforeServed(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "mapper"), "1", "7", "freed-early"},
+		limit: 20 * mib, stores: []string{"mem:"}, stderr: true,
+	})
+}
+
+// TestWrittenAfterFree: a page that left memory when it was freed by MADV_FREE was
+// dropped with what had been written to it since. Static programs of musl, which
+// frees so, died of it in every other run.
+func TestWrittenAfterFree(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "mapper"), "24", "7", "free-and-write"},
+		limit: 8 * mib, stores: []string{"mem:"}, stderr: true,
+	})
+}
+
 // TestProcs covers fork, vfork, posix_spawn, clone3, clone with CLONE_VM, exec
 // from a thread, 200 threads, 1,000 children and signals, H14.
 func TestProcs(t *testing.T) {

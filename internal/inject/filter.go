@@ -40,9 +40,15 @@ var advices = []uint32{
 	unix.MADV_GUARD_INSTALL, unix.MADV_GUARD_REMOVE,
 }
 
-// Filter returns the seccomp program. It allows everything, and reports to
-// the tracer the calls that the Trace constants name. Without a tracer those
-// fail with ENOSYS.
+// Filter returns the seccomp program. It allows everything but MADV_FREE, and
+// reports to the tracer the calls that the Trace constants name. Without a tracer
+// those fail with ENOSYS.
+//
+// MADV_FREE fails with EINVAL, as it does before Linux 4.5, and programs then do
+// without or take MADV_DONTNEED. It raises the same event, UFFD_EVENT_REMOVE, but
+// leaves the pages where they are, and what is written to them raises none. A page
+// that leaves memory at this very moment would be taken for one that has been
+// dropped, and what was written for what was there before: a lost write.
 //
 // For all other calls it looks at nothing but architecture and number. The
 // kernel (since Linux 5.11) notices that when the filter is installed, and
@@ -50,7 +56,7 @@ var advices = []uint32{
 //
 // It does not see private mappings of /dev/zero, which are anonymous memory
 // too but cannot be served, nor MAP_DROPPABLE. Calls through io_uring are not
-// system calls and are not seen either; io_uring has no mmap.
+// system calls and are not seen either; io_uring has no mmap, but MADV_FREE.
 func Filter() []unix.SockFilter {
 	var p bpf.Program
 	p.Load(bpf.OffArch)
@@ -97,6 +103,7 @@ func Filter() []unix.SockFilter {
 // advices.
 func reportAdvice(p *bpf.Program, off, value uint32) {
 	p.Load(off)
+	p.RetIf(unix.MADV_FREE, unix.SECCOMP_RET_ERRNO|uint32(unix.EINVAL))
 	for _, a := range advices {
 		p.RetIf(a, unix.SECCOMP_RET_TRACE|value)
 	}

@@ -15,12 +15,13 @@ import (
 
 func TestFilter(t *testing.T) {
 	const (
-		allow  = unix.SECCOMP_RET_ALLOW
-		trace  = unix.SECCOMP_RET_TRACE
-		anon   = unix.MAP_ANONYMOUS
-		priv   = unix.MAP_PRIVATE
-		shared = unix.MAP_SHARED
-		high   = 1 << 32 // bits that the kernel ignores in flags
+		allow   = unix.SECCOMP_RET_ALLOW
+		trace   = unix.SECCOMP_RET_TRACE
+		invalid = unix.SECCOMP_RET_ERRNO | uint32(unix.EINVAL)
+		anon    = unix.MAP_ANONYMOUS
+		priv    = unix.MAP_PRIVATE
+		shared  = unix.MAP_SHARED
+		high    = 1 << 32 // bits that the kernel ignores in flags
 	)
 	mmap := func(flags uint64) []byte {
 		return bpftest.Data(nativeArch, unix.SYS_MMAP, 0, 4096, 3, flags, ^uint64(0), 0)
@@ -51,7 +52,8 @@ func TestFilter(t *testing.T) {
 		{"guard install", madvise(102), trace | TraceMadvise},
 		{"guard remove", madvise(103), trace | TraceMadvise},
 		{"dontneed", madvise(unix.MADV_DONTNEED), allow},
-		{"free", madvise(unix.MADV_FREE), allow},
+		{"free", madvise(unix.MADV_FREE), invalid},
+		{"process_madvise free", bpftest.Data(nativeArch, unix.SYS_PROCESS_MADVISE, 3, 0, 1, 8), invalid},
 		{"hugepage", madvise(unix.MADV_HUGEPAGE), allow},
 		{"process_madvise guard", bpftest.Data(nativeArch, unix.SYS_PROCESS_MADVISE, 3, 0, 1, 102), trace | TraceProcessMadvise},
 		{"process_madvise cold", bpftest.Data(nativeArch, unix.SYS_PROCESS_MADVISE, 3, 102, 1, 20), allow},

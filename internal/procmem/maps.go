@@ -182,6 +182,21 @@ func Locked(pid int) int {
 	return n
 }
 
+// Freed returns how much of a process's memory MADV_FREE has marked and the kernel has
+// not taken yet, in KiB. It is slow: the kernel looks at every page.
+func Freed(pid int) (int, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", Task(pid)))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, found := bytes.Cut(b, []byte("\nLazyFree:"))
+	if !found {
+		return 0, fmt.Errorf("smaps_rollup of process %d does not tell what is freed", pid)
+	}
+	line, _, _ := bytes.Cut(rest, []byte(" kB"))
+	return strconv.Atoi(string(bytes.TrimSpace(line)))
+}
+
 // Running reports whether a thread runs or waits for a processor.
 func Running(pid, tid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/stat", pid, tid))

@@ -60,7 +60,7 @@ func TestPrograms(t *testing.T) {
 		{"touch", []string{"8", "1", "7"}, 10, "verify "},
 		{"touch", []string{"8", "4", "7"}, 10, "verify "},
 		{"touch", []string{"--light", "--repeat", "2", "7", "3", "7", "fill", "strided"}, 4, "strided "},
-		{"mapper", []string{"4", "7"}, 23, "ok kernel-access"},
+		{"mapper", []string{"4", "7"}, 24, "ok kernel-access"},
 		{"procs", []string{"4", "7"}, 24, "ok stack-overflow"},
 		{"pins", []string{t.TempDir(), "4", "7"}, 8, "ok ring-direct"},
 		{"gomem", []string{"16", "7", "3"}, 3, "round 2 "},

@@ -315,12 +315,37 @@ static void kernel_access(void)
 	unmap(r, N);
 }
 
+// An allocator that tells of what it has freed, and gives it out again at once, while
+// other memory comes in: what was written after MADV_FREE is there, page by page,
+// though nothing of that write faults. An older kernel refuses the advice.
+static void free_and_write(void)
+{
+	enum { RUN = 4, ROUNDS = 20000 };
+	uint64_t first, *p = filled(4 * N, &first);
+	uint64_t *gens = malloc(4 * N / RUN * sizeof *gens);
+	MUST(gens);
+	for (uint64_t i = 0; i < 4 * N / RUN; i++)
+		gens[i] = 1;
+	for (uint64_t round = 0; round < ROUNDS; round++) {
+		uint64_t draw = mix64(seed + round), seen = draw % (4 * N / RUN) * RUN;
+		range_check(at(p, seen), first + seen, RUN, gens[seen / RUN]);
+		// Not that one: what was not used for long may be on its way out.
+		uint64_t i = (draw >> 32) % (4 * N / RUN), at_page = i * RUN;
+		if (madvise(at(p, at_page), RUN * PAGE, MADV_FREE) && errno != EINVAL)
+			die("MADV_FREE: %s", strerror(errno));
+		range_write(at(p, at_page), first + at_page, RUN, ++gens[i]);
+	}
+	free(gens);
+	unmap(p, 4 * N);
+}
+
 static const struct named steps[] = {
 	{ "mremap-grow-shrink", mremap_grow_shrink },
 	{ "mremap-move", mremap_move },
 	{ "mremap-dontunmap", mremap_dontunmap },
 	{ "madvise-dontneed", madvise_dontneed },
 	{ "madvise-free", madvise_free },
+	{ "free-and-write", free_and_write },
 	{ "madvise-fork", madvise_fork },
 	{ "madvise-guard", madvise_guard },
 	{ "madvise-hints", madvise_hints },
@@ -342,9 +367,47 @@ static const struct named steps[] = {
 	{ 0 },
 };
 
+// served reports whether the kernel asks somebody for our missing pages.
+static int served(void)
+{
+	char line[512];
+	int found = 0;
+	FILE *f = fopen("/proc/self/smaps", "r");
+	MUST(f);
+	while (!found && fgets(line, sizeof line, f))
+		found = !strncmp(line, "VmFlags:", 8) && strstr(line, " um ");
+	fclose(f);
+	return found;
+}
+
+// Pages that were freed, but not taken, before anybody served the memory: the kernel
+// takes them when it likes, and they are zero then.
+static void freed_early(void)
+{
+	enum { STEPS = 120, STEP = MIB / PAGE };
+	uint64_t freed, first, *p = filled(2 * N, &freed);
+	void *q[STEPS];
+	int i = 0;
+	if (madvise(p, 2 * N * PAGE, MADV_FREE) && errno != EINVAL)
+		die("MADV_FREE: %s", strerror(errno));
+	while (i < STEPS / 3 && !served()) // alone it never is
+		q[i++] = filled(STEP, &first);
+	if (madvise(p, 2 * N * PAGE, MADV_PAGEOUT) && errno != EINVAL)
+		die("MADV_PAGEOUT: %s", strerror(errno));
+	for (uint64_t i = 0; i < 2 * N; i++)
+		if (!page_is_zero(p + i * WORDS))
+			page_check(p + i * WORDS, freed + i, 1);
+	while (i < STEPS)
+		q[i++] = filled(STEP, &first);
+	while (i > 0)
+		unmap(q[--i], STEP);
+	unmap(p, 2 * N);
+}
+
 // Steps that are run only if they are named: the engine in software refuses them, as
 // older kernels do.
 static const struct named named_only[] = {
 	{ "madvise-vector", madvise_vector },
+	{ "freed-early", freed_early }, // alone: nothing else has filled memory
 	{ 0 },
 };
