@@ -79,8 +79,8 @@ func TestFreedBeforeServed(t *testing.T) {
 // frees so, died of it in every other run.
 func TestWrittenAfterFree(t *testing.T) {
 	same(t, program{
-		args:  []string{workload.Build(t, "mapper"), "24", "7", "free-and-write"},
-		limit: 8 * mib, stores: []string{"mem:"}, stderr: true,
+		args:  []string{workload.Build(t, "mapper"), "8", "7", "free-and-write"},
+		limit: 4 * mib, stores: []string{"mem:"}, stderr: true,
 	})
 }
 
