@@ -120,6 +120,30 @@ func TestForwardedDeath(t *testing.T) {
 	}
 }
 
+// TestStoppedByItsChild: the supervisor stopped with the program, and so the child that
+// was to continue it went on no more. It does stop when the child ends instead.
+func TestStoppedByItsChild(t *testing.T) {
+	const stop = `kill -STOP $PPID; until grep -q "State:.[tT]" /proc/$PPID/status; do :; done; `
+	child := func(script string) *job {
+		return startJob(t, "sh", "-c", `echo ready $$; sh -c '`+script+`'; echo got 1`)
+	}
+	// Its forks have to be seen by the supervisor, which took a moment to stop.
+	j := child(stop + "for i in $(seq 100); do /bin/true; done; kill -CONT $PPID")
+	j.expect(1)
+	if ws := j.state(); !ws.Exited() || ws.ExitStatus() != 0 {
+		t.Errorf("%#x, want an exit", ws)
+	}
+	j = child(stop)
+	if ws := j.state(); !ws.Stopped() || ws.StopSignal() != unix.SIGSTOP {
+		t.Fatalf("%#x, want a stop", ws)
+	}
+	j.kill(-j.pid, unix.SIGCONT)
+	if ws := j.state(); !ws.Continued() {
+		t.Fatalf("%#x, want continued", ws)
+	}
+	j.expect(1)
+}
+
 // Whoever waits for the supervisor sees it stop when the program stops, and
 // both continue.
 func TestStopSeenFromOutside(t *testing.T) {

@@ -186,6 +186,7 @@ func (t *Tracer) afterEventStop(th *Thread, sig int) {
 	if ptrace(unix.PTRACE_LISTEN, th.tid, 0, 0) == nil {
 		th.state = listening
 		t.relay.rootStops(th, sig)
+		t.relay.settled(th.proc)
 	}
 }
 
@@ -286,6 +287,7 @@ func (t *Tracer) exited(p *Process, s Status) {
 		t.interruptAll(space)
 	}
 	t.h.Exited(p, s)
+	t.relay.settled(p)
 	if p == t.root {
 		t.status = s
 		close(t.rooted)

@@ -33,6 +33,7 @@ type relay struct {
 	// Of the tracer thread.
 	got     [65][]time.Time // when the root program got the signal, until matched
 	stopSig int             // the root program is in a group stop by this signal
+	stopBy  *Process        // of the tree: it has sent that, and may take it back
 	stopAt  time.Time       // when it entered its latest group stop
 	contAt  time.Time       // when it left that, or we were told to continue
 }
@@ -64,7 +65,8 @@ const (
 //
 // While the supervisor is stopped nothing of the tree is served: whoever
 // stopped the program must continue the job, not the program's process
-// alone.
+// alone. A process of the tree that has stopped the program knows of no job. As
+// long as it runs the supervisor does not stop.
 //
 // Relay is for one tracer in a process, after [Start] and before
 // [Tracer.Continue]. From then on the supervisor ignores SIGPIPE, SIGTTIN and
@@ -205,6 +207,11 @@ func (r *relay) saw(th *Thread, sig int) {
 		return
 	}
 	si, err := getSiginfo(th.tid)
+	if err == nil && isStopSignal(sig) {
+		if r.stopBy = nil; si.code == siUser || si.code == siQueue {
+			r.stopBy = r.t.procs[int(si.pid)]
+		}
+	}
 	if err == nil && copied(syscall.Signal(sig), si) {
 		sights := r.got[sig]
 		if len(sights) >= maxSights {
@@ -248,8 +255,36 @@ func (r *relay) rootStops(th *Thread, sig int) {
 		}
 	}
 	r.stopSig, r.stopAt = sig, time.Now()
+	if !r.waits() {
+		r.stop()
+	}
+}
+
+// waits reports whether the process that has stopped the root program may continue
+// it, if it is another one.
+func (r *relay) waits() bool {
+	if r.stopBy == nil || r.stopBy == r.t.root {
+		return false
+	}
+	for _, th := range r.stopBy.threads {
+		if th.state != listening {
+			return true
+		}
+	}
+	return false
+}
+
+// settled notes that a process has ended, or one of its threads has stopped.
+func (r *relay) settled(p *Process) {
+	if r != nil && r.stopSig != 0 && r.stopBy == p && !r.waits() {
+		r.stopBy = nil
+		r.stop()
+	}
+}
+
+func (r *relay) stop() {
 	select {
-	case r.stopped <- sig:
+	case r.stopped <- r.stopSig:
 	default: // one is on its way already
 	}
 }
