@@ -21,7 +21,8 @@ const (
 	// backoff is the time between two tries while nothing can leave.
 	backoff    = 100 * time.Millisecond
 	maxBackoff = 2 * time.Second
-	// patientFor is how long the bound holds while a mover is being made.
+	// patientFor is how long the bound holds while a mover is being made, or a
+	// fork is under way.
 	patientFor = 2 * time.Second
 	// maxSpare is the number of batches that are kept to be used again. With
 	// more spaces than that each has few pages in a round.
@@ -159,7 +160,7 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 	}
 	ev.choose()
 	left, seen, runs := 0, 0, 0
-	waiting := false
+	waiting, forking := false, false
 	for s, b := range ev.groups {
 		seen += len(b.victims)
 		b.runs = b.runs[:0]
@@ -170,8 +171,8 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 			seen -= len(b.victims) // they need not leave any more
 		}
 		waiting = waiting || n == 0 && s.moverPending()
-		if len(busy) > 0 {
-			ev.unshare(s, busy)
+		if len(busy) > 0 && !ev.unshare(s, busy) {
+			forking = true
 		}
 		delete(ev.groups, s)
 		if len(ev.spare) < maxSpare {
@@ -183,15 +184,15 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 		ev.size = min(ev.size, smallBatch)
 	}
 	switch {
-	case !waiting || left > 0:
+	case !waiting && !forking || left > 0:
 		ev.since = time.Time{}
 	case ev.since.IsZero():
 		ev.since = time.Now()
 		fallthrough
 	case time.Since(ev.since) < patientFor:
-		// Pages can leave as soon as the mover is there. That is no reason to
-		// lift the bound.
-		return true, makeWait
+		// Pages can leave as soon as the mover is there, or the fork is over. That
+		// is no reason to lift the bound.
+		return !forking, makeWait
 	}
 	switch ev.tried += seen; {
 	case left > 0 && p.storeDown.on.Load():
@@ -290,12 +291,14 @@ func (ev *evictor) group(s *Space) *batch {
 // process, so that they can be moved in the next round.
 //
 // If a fork is under way, the child must see them as it left them: its table
-// is copied when its event is read, and until then nothing may leave.
-func (ev *evictor) unshare(s *Space, busy []victim) {
+// is copied when its event is read, and until then nothing may leave. unshare then
+// reports false.
+func (ev *evictor) unshare(s *Space, busy []victim) bool {
 	m := s.moverFor()
-	if m == nil || s.fd.Changing() {
+	forking := s.fd.Changing()
+	if m == nil || forking {
 		ev.p.giveUp(s, busy, false)
-		return
+		return !forking
 	}
 	for i := 0; i < len(busy); {
 		j := i + 1
@@ -310,6 +313,7 @@ func (ev *evictor) unshare(s *Space, busy []victim) {
 		}
 		i = j
 	}
+	return true
 }
 
 // storeAnswers tries a store that has refused a page, with one of the largest

@@ -5,6 +5,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ type engagement struct {
 
 	mu      sync.Mutex
 	agent   *inject.Agent // protected by mu; nil until needed, in a forked child
+	planted func()        // ends the wait for a thread to plant it in; protected by mu
 	private []mem.Range   // our own memory in the program; protected by mu
 	brk     mem.Addr      // end of the heap as last seen, 0 if not known; protected by mu
 	closed  bool          // protected by mu
@@ -184,23 +186,44 @@ func (e *engagement) start(pg *pager.Space) {
 // plant returns the agent of the space, made if there is none or if it has
 // died.
 func (e *engagement) plant() (*inject.Agent, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	e.mu.Lock()
-	agent := e.agent
+	e.planted = cancel
 	e.mu.Unlock()
-	if agent != nil {
-		select {
-		case <-agent.Dead():
-		default:
-			return agent, nil
-		}
+	if agent := e.liveAgent(); agent != nil {
+		return agent, nil
 	}
-	e.scanMu.Lock()
-	defer e.scanMu.Unlock()
-	err := e.r.tracer.Stopped(context.Background(), e.space, func(th *tracee.Thread) (err error) {
-		agent, err = e.plantIn(th, false)
+	err := e.r.tracer.Stopped(ctx, e.space, func(th *tracee.Thread) error {
+		if e.liveAgent() != nil {
+			return nil // beforeCall was faster
+		}
+		// Not held while a thread is waited for: beforeCall takes it, too, on the
+		// tracer's thread.
+		e.scanMu.Lock()
+		defer e.scanMu.Unlock()
+		_, err := e.plantIn(th, false)
 		return err
 	})
-	return agent, goneOr(err)
+	if agent := e.liveAgent(); agent != nil {
+		return agent, nil
+	}
+	return nil, goneOr(cmp.Or(err, error(inject.ErrAgentDead)))
+}
+
+// liveAgent returns the agent, nil if there is none or if it has died.
+func (e *engagement) liveAgent() *inject.Agent {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.agent == nil {
+		return nil
+	}
+	select {
+	case <-e.agent.Dead():
+		return nil
+	default:
+		return e.agent
+	}
 }
 
 // goneOr returns pager.ErrGone for the ways in which a space can end under
@@ -239,6 +262,9 @@ func (e *engagement) plantIn(th *tracee.Thread, filter bool) (*inject.Agent, err
 		return nil, err
 	}
 	e.agent = agent
+	if e.planted != nil {
+		e.planted()
+	}
 	e.private = append(e.private, agent.Ranges()...)
 	return agent, nil
 }

@@ -200,6 +200,9 @@ func (r *Run) fork(parent, child *tracee.Process) {
 	ce.fd = c.fd
 	ce.freed.Store(e.freed.Load())
 	ce.start(c.child.Start(c.fd, ce.config()))
+	for _, th := range child.Threads() {
+		ce.newborn(th)
+	}
 	time.AfterFunc(grace, ce.settle)
 }
 

@@ -19,3 +19,11 @@ func (th *Thread) Interrupt(f func()) {
 	th.onStop = f
 	_ = ptrace(unix.PTRACE_INTERRUPT, th.tid, 0, 0) // ESRCH: it dies
 }
+
+// Calls has f called at the begin of each system call of a thread that is stopped
+// now, until f returns false or the thread calls exec. Each of these calls costs the
+// thread two stops.
+//
+// f finds the thread before the call, and may bring it to another stop, which it
+// must then have consumed. For the tracer thread only.
+func (th *Thread) Calls(f func() bool) { th.onCall = f }

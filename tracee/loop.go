@@ -146,6 +146,11 @@ func (t *Tracer) stop(th *Thread, ws unix.WaitStatus) {
 // callStop handles a stop at the begin or the end of a system call.
 func (t *Tracer) callStop(th *Thread) {
 	info, err := getCallInfo(th.tid)
+	if err == nil && th.onCall != nil && info.op == unix.PTRACE_SYSCALL_INFO_ENTRY {
+		th.wantExit = false
+		t.beforeCall(th)
+		return
+	}
 	if err != nil || !th.wantExit || info.op != unix.PTRACE_SYSCALL_INFO_EXIT {
 		// Not the stop that was asked for: the handler has made the thread
 		// skip its call, and this is the begin of another.
@@ -155,6 +160,18 @@ func (t *Tracer) callStop(th *Thread) {
 	}
 	th.wantExit = false // before the callback, which may ask for it anew
 	t.h.SyscallExit(th)
+	t.settle(th)
+}
+
+// beforeCall handles the begin of a call of a thread whose calls are looked at.
+func (t *Tracer) beforeCall(th *Thread) {
+	// The kernel has forgotten an interrupt that came meanwhile.
+	if len(th.proc.Space().reqs) != 0 {
+		t.answer(th)
+	}
+	if !th.onCall() {
+		th.onCall = nil
+	}
 	t.settle(th)
 }
 
@@ -220,7 +237,7 @@ func (t *Tracer) settle(th *Thread) {
 // that it dies, and then its death is reported.
 func (t *Tracer) resume(th *Thread, sig int) {
 	req := unix.PTRACE_CONT
-	if th.wantExit {
+	if th.wantExit || th.onCall != nil {
 		req = unix.PTRACE_SYSCALL
 	}
 	th.state = running
@@ -243,7 +260,7 @@ func (t *Tracer) exec(th *Thread) {
 			t.forget(other)
 		}
 	}
-	th.wantExit, th.kept, th.taken = false, false, false
+	th.wantExit, th.kept, th.taken, th.onCall = false, false, false, nil
 	p.compat.Store(isCompat(th.tid))
 	old := p.Space()
 	last := old.remove(p)

@@ -127,12 +127,13 @@ type Thread struct {
 	tid      int
 	proc     *Process
 	state    state
-	wantExit bool    // stop at the end of the system call
-	kept     bool    // by Keep
-	taken    bool    // Keep was called in the callback that is under way
-	vforking bool    // blocked until its vfork child is gone its way
-	holds    *Thread // parent that waits for this child's first stop
-	onStop   func()  // of Interrupt, until it has been called
+	wantExit bool        // stop at the end of the system call
+	kept     bool        // by Keep
+	taken    bool        // Keep was called in the callback that is under way
+	vforking bool        // blocked until its vfork child is gone its way
+	holds    *Thread     // parent that waits for this child's first stop
+	onStop   func()      // of Interrupt, until it has been called
+	onCall   func() bool // of Calls, until it has returned false
 }
 
 // Tid returns the thread id, as seen from the supervisor.

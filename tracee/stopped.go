@@ -17,6 +17,7 @@ import (
 
 // stopRequest is a call of Stopped that waits for a thread.
 type stopRequest struct {
+	ctx   context.Context // nobody is interrupted once it is over
 	f     func(*Thread) error
 	tried map[*Thread]bool // interrupted for it
 	done  chan struct{}
@@ -30,7 +31,8 @@ func (r *stopRequest) finish(err error) {
 
 // Stopped stops a thread of s, whichever can be had, runs f with it on the
 // tracer thread, and lets it go on as it was. It returns what f returns,
-// [ErrGone] if there is no live thread in s any more, or the error of ctx.
+// [ErrGone] if there is no live thread in s any more, or the error of ctx: once
+// that is over no thread is interrupted, but f may be called yet.
 //
 // f finds the thread in a PTRACE_EVENT_STOP, or in a stop in which it is
 // kept for another reason. It may bring it to another stop, which it must
@@ -49,7 +51,7 @@ func (t *Tracer) Stopped(ctx context.Context, s *Space, f func(*Thread) error) e
 	if unix.Gettid() == t.tid {
 		return fmt.Errorf("stop a thread of space %d: called on the tracer thread", s.id)
 	}
-	r := &stopRequest{f: f, tried: map[*Thread]bool{}, done: make(chan struct{})}
+	r := &stopRequest{ctx: ctx, f: f, tried: map[*Thread]bool{}, done: make(chan struct{})}
 	if !t.Do(func() { t.request(s, r) }) {
 		return ErrGone
 	}
@@ -82,6 +84,10 @@ func (t *Tracer) Stopped(ctx context.Context, s *Space, f func(*Thread) error) e
 func (t *Tracer) request(s *Space, r *stopRequest) {
 	if len(s.procs) == 0 {
 		r.finish(ErrGone)
+		return
+	}
+	if err := r.ctx.Err(); err != nil {
+		r.finish(err)
 		return
 	}
 	if !t.released {
@@ -133,7 +139,7 @@ func (t *Tracer) interruptNext(s *Space, r *stopRequest) {
 }
 
 func (t *Tracer) interrupt(r *stopRequest, th *Thread) bool {
-	if r.tried[th] {
+	if r.tried[th] || r.ctx.Err() != nil {
 		return false
 	}
 	r.tried[th] = true

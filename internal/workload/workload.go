@@ -15,6 +15,7 @@
 //   - pins: lets the kernel hold on to pages: direct I/O, pipes, io_uring
 //   - confined: takes rights from itself first: user, root, namespace, system calls
 //   - remote: has processes read and write the memory of each other
+//   - newborn: has a forked child use its memory in one long system call
 //   - contend: has the kernel lock the pages that it uses
 //   - selfcheck: verifies itself for ever, to be killed
 //   - torn: serves its own memory by userfaultfd while it is dropped and touched
