@@ -225,7 +225,7 @@ func simulateNow(t *testing.T, cfg Config, f func(r *rig)) {
 	defer func() {
 		r.world.mu.Lock()
 		for _, k := range r.sims {
-			k.stuck = false
+			k.stuck, k.changing = false, false
 		}
 		for _, g := range r.held {
 			g.release()

@@ -49,6 +49,7 @@ type sim struct {
 	wakes    []mem.Range    // arguments of Wake; protected by mu
 	onCopy   func(mem.Addr) // called by Copy before it does anything; protected by mu
 	stuck    bool           // Changing is on for good; protected by mu
+	changing bool           // Changing is on, though pages are copied; protected by mu
 	movers   int            // how many were made; protected by mu
 	moveDies int            // pages after which the mover's agent dies, if positive; protected by mu
 	readErr  error          // of every mover's Read; protected by mu

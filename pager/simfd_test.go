@@ -72,7 +72,12 @@ func (k *sim) isStuck() bool {
 	return k.stuck
 }
 
-func (k *sim) Changing() bool { return k.isStuck() || k.fd.Changing() }
+func (k *sim) Changing() bool {
+	k.mu.Lock()
+	on := k.stuck || k.changing
+	k.mu.Unlock()
+	return on || k.fd.Changing()
+}
 
 func (k *sim) Copy(dst mem.Addr, src []byte, mode uapi.CopyMode) (done int, errno syscall.Errno) {
 	k.at("copy")

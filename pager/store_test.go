@@ -143,6 +143,42 @@ func TestForeign(t *testing.T) {
 	})
 }
 
+// TestForkIsNoReasonToGrow: nothing can leave from the fork of a process until its
+// event is read, since all pages are shared with the child. The bound was lifted then,
+// for 100 ms, in which a child had everything in memory.
+func TestForkIsNoReasonToGrow(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, _ := r.start(2000)
+		change := func(on bool) {
+			r.world.mu.Lock()
+			k.changing = on
+			r.world.mu.Unlock()
+		}
+		change(true)
+		for i := range 300 {
+			r.put(k, i, uint64(i))
+			k.pin(page(i), true)
+		}
+		time.Sleep(patientFor / 2)
+		if r.p.Resident() <= MinLimit || r.p.Stats().Unbounded {
+			t.Errorf("%d bytes resident, unbounded %v, while a fork is under way", r.p.Resident(), r.p.Stats().Unbounded)
+		}
+		time.Sleep(patientFor) // a thread that makes changes without end must not stop all others
+		if !r.p.Stats().Unbounded {
+			t.Error("still bounded, though nothing could leave for long")
+		}
+		change(false)
+		for i := range 300 {
+			k.pin(page(i), false)
+		}
+		time.Sleep(20 * time.Second)
+		if r.p.Resident() > MinLimit || r.p.Stats().Unbounded {
+			t.Errorf("%d bytes resident, unbounded %v, after the fork", r.p.Resident(), r.p.Stats().Unbounded)
+		}
+		r.wantCounts()
+	})
+}
+
 // TestPinned: pages that cannot move stay, the rest leaves, and when all is
 // pinned the bound is lifted rather than the program stopped.
 func TestPinned(t *testing.T) {
