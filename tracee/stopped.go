@@ -43,7 +43,9 @@ func (r *stopRequest) finish(err error) {
 // in a page fault or in vfork(2), delays the call but nothing else: other
 // threads are tried, and events are handled meanwhile. A call is interrupted
 // as by any ptrace stop: the kernel restarts it, but for those that
-// signal(7) lists as ending with EINTR after a stop signal.
+// signal(7) lists as ending with EINTR after a stop signal, and those that have
+// moved a part of their data. Threads that sleep in a call which moves data are
+// stopped only if no other thread can be.
 //
 // It must not be called on the tracer thread, where it could only wait for
 // itself; a handler has a stopped thread already.
@@ -118,17 +120,16 @@ func (t *Tracer) interruptRunning(s *Space, r *stopRequest) (any bool) {
 }
 
 // interruptNext interrupts a thread that has not been tried yet; if all have
-// been, it begins anew. Those in vfork are the last choice, since they stop
-// only when their child is gone its way.
+// been, it begins anew.
 func (t *Tracer) interruptNext(s *Space, r *stopRequest) {
 	if !slices.Contains(s.reqs, r) {
 		return
 	}
 	for range 2 {
-		for _, last := range []bool{false, true} {
+		for how := range reluctances {
 			for p := range s.procs {
 				for _, th := range p.threads {
-					if th.vforking == last && t.interrupt(r, th) {
+					if !r.tried[th] && th.reluctance() == how && t.interrupt(r, th) {
 						return
 					}
 				}

@@ -8,13 +8,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/internal/testutil"
 )
 
@@ -92,6 +96,51 @@ func TestStoppedInRead(t *testing.T) {
 	ended(t, tr)
 	if got, _ := os.ReadFile(file); string(got) != "1 0 0" {
 		t.Errorf("%q", got)
+	}
+}
+
+// A write to a pipe ended with what it had written, because its thread was stopped,
+// though another one that slept could have been.
+func TestStoppedInTransfer(t *testing.T) {
+	dir := t.TempDir()
+	file, fifo := filepath.Join(dir, "result"), fifoIn(t, filepath.Join(dir, "fifo"))
+	tr := launched(t, nil, tool(t, "sleeper"), "transfer", file, fifo)
+	tr.Continue()
+	f, err := os.Open(fifo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// Both threads sleep where they are to be found.
+	asleep := func(nrs ...uintptr) bool {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", tr.Root().Pid()))
+		if err != nil || len(tasks) != len(nrs) {
+			return false
+		}
+		for _, task := range tasks {
+			tid, _ := strconv.Atoi(task.Name())
+			if nr, ok := procmem.Call(tr.Root().Pid(), tid); !ok || !slices.Contains(nrs, nr) {
+				return false
+			}
+		}
+		return true
+	}
+	for until := time.Now().Add(budget); !asleep(unix.SYS_WRITE, unix.SYS_PPOLL); time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("the program does not sleep in its calls")
+		}
+	}
+	for range 20 {
+		if err := tr.Stopped(t.Context(), tr.Root().Space(), func(*Thread) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := io.Copy(io.Discard, f); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, tr)
+	if got, _ := os.ReadFile(file); string(got) != fmt.Sprint(1<<20, " 0 0") {
+		t.Errorf("%q, want all written", got)
 	}
 }
 

@@ -208,6 +208,18 @@ func Running(pid, tid int) bool {
 	return i >= 0 && i+2 < len(b) && b[i+2] == 'R'
 }
 
+// Call returns the number of the system call that a thread sleeps in. ok is false for
+// one that runs or waits for a processor, and for one that sleeps elsewhere.
+func Call(pid, tid int) (nr uintptr, ok bool) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pid, tid))
+	if err != nil {
+		return 0, false
+	}
+	first, _, _ := bytes.Cut(b, []byte{' '})
+	v, err := strconv.ParseUint(string(first), 10, 32)
+	return uintptr(v), err == nil
+}
+
 // Catches reports whether a task has a handler for a signal.
 func Catches(tid, sig int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))

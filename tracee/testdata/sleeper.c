@@ -61,6 +61,23 @@ static void *exec_none(void *arg)
 	return arg;
 }
 
+static void *sleep_always(void *arg)
+{
+	for (;;)
+		ppoll(NULL, 0, NULL, NULL);
+	return arg;
+}
+
+// transfer writes more to a fifo than it has room for, while another thread sleeps.
+static long transfer(const char *fifo)
+{
+	static char data[1 << 20];
+	pthread_t t;
+	if (pthread_create(&t, NULL, sleep_always, NULL))
+		return -77;
+	return write(open(fifo, O_WRONLY), data, sizeof data);
+}
+
 int main(int argc, char **argv)
 {
 	const char *how = argv[1];
@@ -111,6 +128,9 @@ int main(int argc, char **argv)
 	} else if (!strcmp(how, "blocked")) {
 		span = 0;
 		r = blocked(argv[3]);
+	} else if (!strcmp(how, "transfer")) {
+		span = 0;
+		r = transfer(argv[3]);
 	}
 	int e = errno;
 	FILE *f = fopen(argv[2], "w");
