@@ -34,11 +34,13 @@ func (p *Pager) evictSpace(s *Space, b *batch) (left int, busy []victim) {
 		b.victims = b.victims[:n]
 	}
 	b.fit()
+	s.clearLimbo()
 	s.begin(b)
 	if len(b.victims) == 0 {
 		return 0, nil
 	}
 	moveErr := mover.Move(b.runs)
+	b.unsure = s.unsettled(b)
 	left, vanished, busy := s.sortOut(b)
 	p.stat.pagesOut.Add(int64(left))
 	err := mover.Read(b.runs, b.buf)
@@ -51,6 +53,9 @@ func (p *Pager) evictSpace(s *Space, b *batch) (left int, busy []victim) {
 		}
 		s.put(b)
 		s.finish(b)
+		if b.unsure {
+			s.settleLimbo()
+		}
 	}
 	if moveErr != nil && !s.gone.Load() && !s.closing.Load() {
 		p.log.Warn("eviction helper failed, starting another", "space", s.cfg.Name, "err", moveErr)
@@ -129,6 +134,7 @@ func (s *Space) begin(b *batch) {
 	b.runs = b.runs[:0]
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	b.changes = s.changes
 	keep := b.victims[:0]
 	alone := false // the latest page must move by itself
 	for _, v := range b.victims {
@@ -200,7 +206,7 @@ func (s *Space) sortOut(b *batch) (left, vanished int, busy []victim) {
 					e.stuck++
 				}
 				busy = append(busy, v)
-			case r.Errno == syscall.ENOENT && e.is(lazy):
+			case r.Errno == syscall.ENOENT && e.is(lazy) && s.limbo[v.page].IsZero():
 				s.vanish(e)
 				if e.inStore {
 					hints = append(hints, e.ref)
@@ -241,6 +247,9 @@ func (s *Space) put(b *batch) {
 			b.refs[len(b.index)] = e.ref
 			b.index = append(b.index, i)
 			e.ref, e.inStore = store.Ref{}, false
+		} else if b.unsure {
+			b.refs[len(b.index)] = store.Ref{}
+			b.index = append(b.index, i)
 		}
 	}
 	s.mu.Unlock()
@@ -300,13 +309,20 @@ func (p *Pager) dropHints() (any bool) {
 	return any
 }
 
-// finish enters where the pages of b are. Preconditions: s.batchMu is held.
+// finish enters where the pages of b are, and if it is not sure what they are puts them
+// in limbo as well. Preconditions: s.batchMu is held.
 func (s *Space) finish(b *batch) {
 	unused := b.refs[:0:0]
 	s.mu.Lock()
 	for k, i := range b.index {
 		v := b.victims[i]
 		e := s.table.peek(v.page)
+		if b.unsure {
+			s.p.share(b.refs[k])
+			if old := s.keep(b.source(i), b.refs[k]); !old.IsZero() {
+				unused = append(unused, old)
+			}
+		}
 		switch {
 		case e != nil && e.state == evicting:
 			ghost := s.p.queue.Evicted(v.stamp)

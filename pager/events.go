@@ -22,6 +22,7 @@ func (s *Space) apply(m *uapi.Msg) bool {
 		s.mu.Lock()
 		s.unhold(r)
 		s.regions.remove(r)
+		s.changes++
 		s.mu.Unlock()
 	case uapi.UFFD_EVENT_REMOVE:
 		r := m.Range()
@@ -95,6 +96,7 @@ const forgetStep = 4096
 // and registered, and otherwise no fault will come from there.
 func (s *Space) moveEntries(from, to mem.Addr, n uint64) {
 	src, dst := mem.MakeRange(from, n), mem.MakeRange(to, n)
+	defer s.settleLimbo()
 	s.forget(dst) // whatever was there is unmapped
 	if s.carry(from, to, src) {
 		// Threads that wait at the old address: the install comes elsewhere.
@@ -107,6 +109,7 @@ func (s *Space) moveEntries(from, to mem.Addr, n uint64) {
 func (s *Space) carry(from, to mem.Addr, src mem.Range) (waited bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.changes++
 	var parts []region
 	s.regions.within(src, func(p region) { parts = append(parts, p) })
 	for _, p := range parts {

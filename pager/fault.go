@@ -189,11 +189,22 @@ func (s *Space) refault(f fault) {
 	s.mu.Lock()
 	e := s.table.peek(f.page)
 	loose := e != nil && e.is(lazy)
+	in := s.inLimbo(f.page)
 	var stamp evict.Stamp
 	if e != nil {
 		stamp = e.stamp
 	}
 	s.mu.Unlock()
+	if in {
+		if s.present(f.page) {
+			s.wake(f.page)
+		} else if s.settleLimbo(); s.stateOf(f.page) != resident {
+			s.serveFault(f)
+		} else {
+			s.park(f, moving) // until the batch is through that has it
+		}
+		return
+	}
 	if loose {
 		// A REMOVE is queued before the pages go. This one was installed
 		// again in between, and went with the others: it is zero (H5, H6).
@@ -230,6 +241,12 @@ func (s *Space) refault(f fault) {
 	}
 	s.lost(f.page, fmt.Errorf("it left memory, and not by our hand"))
 	s.poison(f.page)
+}
+
+func (s *Space) stateOf(pg mem.Page) state {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.table.stateOf(pg)
 }
 
 // suspect is a page on which threads fault though it is thought present.

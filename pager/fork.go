@@ -34,6 +34,7 @@ func (s *Space) fork(fd int) bool {
 		return false
 	}
 	defer s.batchMu.Unlock()
+	s.clearLimbo() // the child's table has no other way to what is there
 	c := &Child{p: s.p}
 	s.mu.Lock()
 	c.regions.list = append(c.regions.list, s.regions.list...)

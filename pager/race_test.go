@@ -89,6 +89,40 @@ func TestUnmapWhileMoving(t *testing.T) {
 	})
 }
 
+// TestRemapOntoMoving: a page is brought by mremap(2) to the address of one that is
+// about to be moved. The mover takes the new one for the old, of which the events tell
+// that it is unmapped: its content was dropped, and the page lost. Whether the events
+// are read before the batch ends or after it.
+func TestRemapOntoMoving(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		simulate(t, Config{Readahead: -1}, func(r *rig) {
+			k, s := r.start(600)
+			g, i := r.overfill(k, s, 600, "move")
+			j := r.firstIn(s, 600, resident)
+			s.mu.Lock()
+			n := s.batch.runs[0].Pages // all of it, or the mover meets the border of two VMAs
+			s.mu.Unlock()
+			var held *gate
+			if late {
+				held = r.hold("remap:announced")
+			}
+			remapped := run(func() { k.remap(pages(j, n), page(i).Addr()) })
+			settled()
+			g.release()
+			settled()
+			if held != nil {
+				held.release()
+			}
+			<-remapped
+			settled()
+			for m := range n {
+				r.wantPage(k, page(i+m), pattern(uint64(j+m)+1))
+			}
+			r.wantCounts()
+		})
+	}
+}
+
 // TestReadFails: pages whose content cannot be had are poisoned, all are
 // named in the log, and they no longer count as resident.
 func TestReadFails(t *testing.T) {

@@ -156,6 +156,8 @@ func (s *Space) wait(timeout time.Duration) {
 func (s *Space) drain() bool {
 	sv := &s.server
 	any := false
+	s.applying.Store(true)
+	defer func() { s.applying.Store(sv.next < sv.got) }()
 	for {
 		if sv.next == sv.got {
 			n, errno := s.fd.Read(sv.msgs)

@@ -68,6 +68,13 @@ type Space struct {
 	removes  ranges                // recent REMOVEs; protected by mu
 	holds    map[mem.Page]struct{} // pages that must not leave; protected by mu
 	verify   []mem.Range           // ranges to compare with the kernel; protected by mu
+	// limbo has what was moved while the layout changed, by the page it was taken
+	// for; protected by mu.
+	limbo   map[mem.Page]store.Ref
+	changes uint64 // UNMAP and REMAP events that were applied; protected by mu
+	// applying is set while the serving thread reads messages, and as long as it has
+	// some that are not applied.
+	applying atomic.Bool
 
 	loadedMu sync.Mutex
 	loaded   []*job // finished by workers; protected by loadedMu
@@ -377,6 +384,7 @@ func (s *Space) Close() {
 		// next.
 		s.batchMu.Lock()
 		defer s.batchMu.Unlock()
+		s.emptyLimbo()
 		s.forget(allPages())
 		s.p.mu.Lock()
 		a := s.server.ahead.Stats()

@@ -36,6 +36,9 @@ type batch struct {
 	pages  [][]byte    // those of them that have to be stored
 	fresh  []int       // their places in index
 	stored []store.Ref // result of storing them
+	// changes is the space's when the batch began. Protected by Pager.mu.
+	changes uint64
+	unsure  bool // what was moved may not be what was meant; see unsettled
 }
 
 // fit makes room for what becomes of the victims. Preconditions: b is not under
@@ -68,6 +71,22 @@ func (r *Run) source() mem.Range { return mem.MakeRange(r.Src, uint64(r.Pages)*m
 // takingPage is taking for one page.
 func (b *batch) takingPage(pg mem.Page) bool {
 	return b != nil && !b.sorted && b.taking(mem.MakeRange(pg.Addr(), mem.PageSize))
+}
+
+// takes reports whether the mover takes what is at pg, or has taken it. Preconditions:
+// Pager.mu is held; b may be nil.
+func (b *batch) takes(pg mem.Page) bool {
+	if b == nil {
+		return false
+	}
+	i := sort.Search(len(b.runs), func(i int) bool { return b.runs[i].source().End > pg.Addr() })
+	return i < len(b.runs) && b.runs[i].source().Contains(pg.Addr())
+}
+
+// source returns the page from whose address slot i was filled.
+func (b *batch) source(i int) mem.Page {
+	j := sort.Search(len(b.runs), func(j int) bool { return b.runs[j].Slot > i }) - 1
+	return b.runs[j].Src.Page() + mem.Page(i-b.runs[j].Slot)
 }
 
 // rescue copies the content of a page that is on its way out to dst. It
