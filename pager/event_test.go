@@ -71,6 +71,43 @@ func TestRemoveRaceWithReturn(t *testing.T) {
 	})
 }
 
+// TestGuardStopsReadahead: pages were brought in where the program has made guards,
+// which are none then.
+func TestGuardStopsReadahead(t *testing.T) {
+	simulate(t, Config{}, func(r *rig) {
+		k, s := r.start(600)
+		guard := func(rg mem.Range) {
+			if err := s.Guard(rg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stream := func(first, n int) { // up to a guard of two pages
+			r.fill(k, first, n, 1)
+			settled()
+			for i := range 2 {
+				if k.isPresent(page(first + n + i)) {
+					t.Errorf("page %d was brought in", first+n+i)
+				}
+			}
+		}
+		guard(pages(40, 2))
+		guard(pages(100, 2))
+		stream(0, 40)
+		stream(42, 58)
+		k.remap(pages(90, 20), page(300).Addr()) // and what was guarded is, there
+		stream(250, 60)
+		k.unmap(pages(310, 2))
+		k.mmap(pages(310, 2))
+		if err := s.Add(pages(310, 2), false); err != nil {
+			t.Fatal(err)
+		}
+		r.fill(k, 310, 2, 1)
+		s.Unguard(pages(40, 2))
+		r.fill(k, 40, 2, 1)
+		r.wantCounts()
+	})
+}
+
 // TestFreeThenReclaim is MADV_FREE: the pages stay, count, and vanish much
 // later, which is no loss.
 func TestFreeThenReclaim(t *testing.T) {

@@ -22,6 +22,7 @@ func (s *Space) apply(m *uapi.Msg) bool {
 		s.mu.Lock()
 		s.unhold(r)
 		s.regions.remove(r)
+		s.guards.remove(r)
 		s.changes++
 		s.mu.Unlock()
 	case uapi.UFFD_EVENT_REMOVE:
@@ -110,7 +111,13 @@ func (s *Space) carry(from, to mem.Addr, src mem.Range) (waited bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.changes++
-	var parts []region
+	var parts, guards []region
+	s.guards.within(src, func(g region) { guards = append(guards, g) })
+	s.guards.remove(src)
+	s.guards.remove(mem.Range{Start: to, End: to + src.End - src.Start})
+	for _, g := range guards {
+		s.guards.add(region{Range: mem.Range{Start: g.Start - from + to, End: g.End - from + to}})
+	}
 	s.regions.within(src, func(p region) { parts = append(parts, p) })
 	for _, p := range parts {
 		p.Start, p.End = p.Start-from+to, p.End-from+to

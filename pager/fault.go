@@ -121,10 +121,13 @@ func (s *Space) choose(f fault, st state, r mem.Range, most int) {
 		s.p.stat.major.Add(1)
 	}
 	s.add(f.page, kind)
+	if at := mem.MakeRange(f.page.Addr(), mem.PageSize); s.guards.overlaps(at) {
+		s.guards.remove(at) // a guard does not fault
+	}
 	last, more, passed := f.page, 0, 0
 	for i := 1; i <= min(plan.Count, most-1, cap(sv.want)-1); i++ {
 		pg := f.page + mem.Page(plan.Stride*int64(i))
-		if !r.Contains(pg.Addr()) || s.edge(last, pg) {
+		if !r.Contains(pg.Addr()) || s.edge(last, pg) || s.guards.find(pg.Addr()) != nil {
 			break
 		}
 		last, passed = pg, i

@@ -16,6 +16,7 @@ type Child struct {
 	p       *Pager
 	table   table
 	regions regions
+	guards  regions
 }
 
 // fork copies the page table for the child whose descriptor is fd. What is
@@ -38,6 +39,7 @@ func (s *Space) fork(fd int) bool {
 	c := &Child{p: s.p}
 	s.mu.Lock()
 	c.regions.list = append(c.regions.list, s.regions.list...)
+	c.guards.list = append(c.guards.list, s.guards.list...)
 	s.table.each(allPages(), noLimit, func(pg mem.Page, e *entry) {
 		if r := s.regions.find(pg.Addr()); r == nil || r.wipe {
 			return // MADV_WIPEONFORK: fresh in the child
@@ -58,7 +60,7 @@ func (s *Space) fork(fd int) bool {
 
 // Start serves the child.
 func (c *Child) Start(fd Descriptor, cfg SpaceConfig) *Space {
-	return c.p.attach(fd, cfg, c.table, c.regions)
+	return c.p.attach(fd, cfg, c.table, c.regions, c.guards)
 }
 
 // Discard gives back what the child shares, when it is not to be served: it
@@ -177,7 +179,7 @@ func (c *Child) absent() (some []mem.Page) {
 	})
 	for _, reg := range c.regions.list {
 		for pg := reg.End.Page(); pg > reg.Start.Page() && len(some) < 64*enough; pg-- {
-			if c.table.stateOf(pg-1) == fresh {
+			if c.table.stateOf(pg-1) == fresh && c.guards.find((pg-1).Addr()) == nil {
 				some = append(some, pg-1)
 				if len(some)%enough == 0 {
 					break

@@ -64,6 +64,7 @@ type Space struct {
 	mu       *lock                 // the pager's
 	table    table                 // protected by mu
 	regions  regions               // protected by mu
+	guards   regions               // guarded by the program; protected by mu
 	inflight map[mem.Page]*job     // loads that a worker does; protected by mu
 	removes  ranges                // recent REMOVEs; protected by mu
 	holds    map[mem.Page]struct{} // pages that must not leave; protected by mu
@@ -119,16 +120,16 @@ var ErrGone = errors.New("address space is gone")
 // with the events FORK, REMAP, REMOVE and UNMAP and with thread ids. The
 // pager owns fd from here on, and closes it in [Space.Close].
 func (p *Pager) Attach(fd Descriptor, cfg SpaceConfig) *Space {
-	return p.attach(fd, cfg, table{}, regions{})
+	return p.attach(fd, cfg, table{}, regions{}, regions{})
 }
 
-func (p *Pager) attach(fd Descriptor, cfg SpaceConfig, t table, rs regions) *Space {
+func (p *Pager) attach(fd Descriptor, cfg SpaceConfig, t table, rs, guards regions) *Space {
 	if cfg.Forked == nil {
 		cfg.Forked = func(_ int, c *Child) { c.Discard() }
 	}
 	s := &Space{
 		p: p, cfg: cfg, fd: fd,
-		mu: &p.mu, table: t, regions: rs,
+		mu: &p.mu, table: t, regions: rs, guards: guards,
 		inflight: make(map[mem.Page]*job),
 		control:  make(chan func(), 1),
 		done:     make(chan struct{}),
@@ -163,6 +164,7 @@ func (p *Pager) attach(fd Descriptor, cfg SpaceConfig, t table, rs regions) *Spa
 // waits until the serving thread has applied them all.
 func (s *Space) Add(r mem.Range, wipe bool) error {
 	s.mu.Lock()
+	s.guards.remove(r)
 	known := s.regions.overlaps(r)
 	if !known {
 		s.regions.add(region{r, wipe})
@@ -173,6 +175,7 @@ func (s *Space) Add(r mem.Range, wipe bool) error {
 			s.forget(r)
 			s.mu.Lock()
 			s.unhold(r)
+			s.guards.remove(r)
 			s.regions.add(region{r, wipe})
 			s.mu.Unlock()
 		})
@@ -230,8 +233,32 @@ func (s *Space) Forget(r mem.Range) error {
 		s.forget(r)
 		s.mu.Lock()
 		s.regions.remove(r)
+		s.guards.remove(r)
 		s.mu.Unlock()
 	})
+}
+
+// Guard tells that the program has made r a guard (MADV_GUARD_INSTALL, Linux 6.13),
+// for which the kernel queues no event. The content of r is dropped, and nothing is
+// brought in there until Unguard, or a fault, which a guard does not let happen: the
+// kernel takes UFFDIO_COPY on a guard, and it is none any more.
+//
+// A page that was being brought in may have become present so when Guard returns. If
+// one is, the guard has to be set again.
+func (s *Space) Guard(r mem.Range) error {
+	return s.drained(func() {
+		s.forget(r)
+		s.mu.Lock()
+		s.guards.add(region{Range: r})
+		s.mu.Unlock()
+	})
+}
+
+// Unguard tells that r is no guard any more (MADV_GUARD_REMOVE).
+func (s *Space) Unguard(r mem.Range) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.guards.remove(r)
 }
 
 // Zap tells that the program has dropped the content of r, or has made it

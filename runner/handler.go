@@ -125,11 +125,15 @@ func (h *handler) SyscallExit(th *tracee.Thread) {
 		return // killed meanwhile, or nothing was mapped
 	}
 	c.Ret = exit.Ret
-	e.called(th, c)
+	if !e.called(th, c) && inject.Again(th.Tid(), c.Nr, c.Args) != nil {
+		return // killed meanwhile
+	}
 }
 
-// called keeps the table up to date with a call that has been made.
-func (e *engagement) called(th *tracee.Thread, c tracee.Call) {
+// called keeps the table up to date with a call that has been made. It reports false
+// if it has to be made again.
+func (e *engagement) called(th *tracee.Thread, c tracee.Call) (done bool) {
+	done = true
 	switch c.Nr {
 	case unix.SYS_MMAP:
 		if c.Args[3]&unix.MAP_HUGETLB == 0 {
@@ -141,16 +145,17 @@ func (e *engagement) called(th *tracee.Thread, c tracee.Call) {
 	case unix.SYS_BRK:
 		e.moveBrk(mem.Addr(c.Ret).Up())
 	case unix.SYS_MADVISE:
-		e.advised(mem.Range{
+		done = e.advised(mem.Range{
 			Start: mem.Addr(c.Args[0]),
 			End:   (mem.Addr(c.Args[0]) + mem.Addr(c.Args[1])).Up(),
 		}, int(c.Args[2]))
 	case unix.SYS_PROCESS_MADVISE:
 		// Others than the caller's own memory are refused such advice.
 		for _, r := range vector(th.Tid(), mem.Addr(c.Args[1]), c.Args[2], c.Ret) {
-			e.advised(r, int(c.Args[3]))
+			done = e.advised(r, int(c.Args[3])) && done
 		}
 	}
+	return done
 }
 
 // vector returns the ranges of which a thread has passed the kernel a list of n
@@ -192,15 +197,25 @@ const (
 	madvGuardRemove  = 103
 )
 
-func (e *engagement) advised(r mem.Range, advice int) {
+// advised reports false for guards that were not set everywhere: the kernel lets
+// UFFDIO_COPY put a page in the place of one, and some may have been on the way.
+func (e *engagement) advised(r mem.Range, advice int) (done bool) {
 	switch advice {
 	case unix.MADV_WIPEONFORK:
 		e.pg.SetWipe(r, true)
 	case unix.MADV_KEEPONFORK:
 		e.pg.SetWipe(r, false)
 	case madvGuardInstall:
-		_ = e.pg.Zap(r) // an error means that the space has ended
+		if e.pg.Guard(r) != nil {
+			return true // the space has ended
+		}
+		done := true
+		err := e.present(r, func(mem.Range) { done = false })
+		return done || err != nil
+	case madvGuardRemove:
+		e.pg.Unguard(r)
 	}
+	return true
 }
 
 // Exited is tracee.Handler's.

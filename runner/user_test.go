@@ -38,6 +38,11 @@ func TestUserMapper(t *testing.T) {
 	user(t, 4*mib, workload.Build(t, "mapper"), strconv.Itoa(smaller(64, 8)), "7")
 }
 
+// TestUserRoam is TestRoam.
+func TestUserRoam(t *testing.T) {
+	user(t, mib, workload.Build(t, "roam"), "1", strconv.Itoa(smaller(10000, 3000)), "7")
+}
+
 // TestUserProcs forks while pages are outside. A page that was brought in or taken
 // out between the kernel's copy of a space and ours read as zeros in the child, or
 // as what the parent had written since.

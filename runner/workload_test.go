@@ -74,6 +74,30 @@ func TestFreedBeforeServed(t *testing.T) {
 	})
 }
 
+// TestGuardsInAStream: memory that was brought in ahead of a stream of first touches took
+// the place of guards, MADV_GUARD_INSTALL, and so did what was on its way in when one
+// was set: UFFDIO_COPY overwrites them.
+func TestGuardsInAStream(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "mapper"), "1", "7", "guards-in-stream"},
+		limit: 16 * mib, stores: []string{"mem:"}, stderr: true,
+	})
+}
+
+// TestRoam does in random order what a program may do to its memory. It has found that
+// a page which mremap(2) brings to the address of one that is leaving was lost, and a
+// guard that is set where a page comes in.
+func TestRoam(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "roam"), "1", strconv.Itoa(smaller(40000, 10000)), "7"},
+		limit: mib, stores: []string{"mem:"}, stderr: true,
+	})
+	same(t, program{
+		args:  []string{workload.Build(t, "roam"), "4", strconv.Itoa(smaller(10000, 3000)), "8"},
+		limit: 4 * mib, stores: []string{"mem:"}, stderr: true,
+	})
+}
+
 // TestWrittenAfterFree: a page that left memory when it was freed by MADV_FREE was
 // dropped with what had been written to it since. Static programs of musl, which
 // frees so, died of it in every other run.

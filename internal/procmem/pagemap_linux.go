@@ -21,6 +21,7 @@ const (
 	pageIsFile    = 1 << 2
 	pageIsPresent = 1 << 3
 	pageIsSwapped = 1 << 4
+	pageIsGuard   = 1 << 8 // since Linux 6.15
 	scanRegions   = 512
 )
 
@@ -85,6 +86,18 @@ func (p *Pagemap) Pages(r mem.Range, f func(part mem.Range, own bool)) error {
 		p.noScan = true
 	}
 	return p.readPages(r, f)
+}
+
+// Guards calls f for each part of r that MADV_GUARD_INSTALL has made a guard, in order
+// of address. Linux 6.13 and 6.14 have guards and do not tell of them.
+func (p *Pagemap) Guards(r mem.Range, f func(mem.Range)) error {
+	err := p.walk(r, scanArg{mask: pageIsGuard, returned: pageIsGuard}, func(v scanRegion) {
+		f(mem.Range{Start: mem.Addr(v.start), End: mem.Addr(v.end)})
+	})
+	if errors.Is(err, syscall.ENOTTY) || errors.Is(err, syscall.EINVAL) {
+		return nil
+	}
+	return err
 }
 
 // readPages is Pages for kernels before 6.7.

@@ -64,6 +64,7 @@ func TestPrograms(t *testing.T) {
 		{"procs", []string{"4", "7"}, 24, "ok stack-overflow"},
 		{"pins", []string{t.TempDir(), "4", "7"}, 8, "ok ring-direct"},
 		{"gomem", []string{"16", "7", "3"}, 3, "round 2 "},
+		{"roam", []string{"3", "2000", "7"}, 1, "ok roam"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -165,7 +166,7 @@ func TestTimes(t *testing.T) {
 func TestUsage(t *testing.T) {
 	for name, args := range map[string][]string{
 		"touch": {"0", "1", "1"}, "mapper": {"1", "1", "nonesuch"}, "procs": {"x", "1"},
-		"pins": {"."}, "selfcheck": {"1"}, "gomem": {"1"},
+		"pins": {"."}, "selfcheck": {"1"}, "gomem": {"1"}, "roam": {"1", "1"},
 	} {
 		if r := run(t, workload.Build(t, name), args...); r.state.ExitCode() != 2 || r.stderr == "" {
 			t.Errorf("%s %v: %v, stderr %q; want status 2 and a message", name, args, r.state, r.stderr)

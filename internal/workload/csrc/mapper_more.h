@@ -380,6 +380,33 @@ static int served(void)
 	return found;
 }
 
+// Guards in the way of memory that is touched in order, set before anybody serves it and
+// after: they are still there when all the rest is.
+static void guards_in_stream(void)
+{
+	enum { EACH = 16, LONG = 20 * N };
+	uint64_t first = serial += 1 << 20;
+	char *p = anon(LONG * PAGE);
+	madvise(p, LONG * PAGE, MADV_NOHUGEPAGE); // refused where there are none
+	for (uint64_t half = 0; half < 2; half++) {
+		uint64_t from = half * LONG / 2, to = from + LONG / 2;
+		for (uint64_t i = from; i < to; i += EACH)
+			if (madvise(at(p, i), PAGE, MADV_GUARD_INSTALL)) {
+				lacking("MADV_GUARD_INSTALL");
+				return;
+			}
+		for (uint64_t i = from; i < to; i++)
+			if (i % EACH)
+				range_write(at(p, i), first + i, 1, 1);
+	}
+	for (uint64_t i = 0; i < LONG; i++)
+		if (i % EACH)
+			range_check(at(p, i), first + i, 1, 1);
+		else
+			must_fault(at(p, i), i / EACH % 2, SEGV_MAPERR);
+	unmap(p, LONG);
+}
+
 // Pages that were freed, but not taken, before anybody served the memory: the kernel
 // takes them when it likes, and they are zero then.
 static void freed_early(void)
@@ -408,6 +435,7 @@ static void freed_early(void)
 // older kernels do.
 static const struct named named_only[] = {
 	{ "madvise-vector", madvise_vector },
+	{ "guards-in-stream", guards_in_stream }, // alone: half of them are set early
 	{ "freed-early", freed_early }, // alone: nothing else has filled memory
 	{ 0 },
 };

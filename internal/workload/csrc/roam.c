@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// roam has threads do to memory of their own what a program may do to its memory, in
+// random order, and verifies every word of what they find. All that it maps together
+// is more than a bounded run lets be resident, so that whatever it touches may be on
+// its way out, or in. The output does not depend on what the kernel allows.
+//
+//	roam THREADS OPERATIONS SEED
+#include "check.h"
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+enum { AREAS = 4, PAGES = 384, RUN = 24 }; // of each thread; pages of an area; of an operation
+
+enum { GUARD_INSTALL = 102, GUARD_REMOVE = 103, COLLAPSE = 25, DONTUNMAP = 4 };
+
+// A page of an area: what it holds, wherever that was written. Generation 0 is zeros.
+struct content {
+	uint64_t page, gen;
+};
+
+struct area {
+	uint64_t *base;
+	struct content is[PAGES];
+};
+
+struct roamer {
+	pthread_t thread;
+	uint64_t state, serial;
+	int ends[2];
+	struct area areas[AREAS];
+};
+
+static uint64_t operations;
+
+// layout is held where there is a hole in the memory of a thread, which the kernel would
+// give to another that maps something anywhere.
+static pthread_mutex_t layout = PTHREAD_MUTEX_INITIALIZER;
+
+static uint64_t below(struct roamer *r, uint64_t n) { return next_random(&r->state) % n; }
+
+static void look(const struct area *a, uint64_t from, uint64_t n)
+{
+	for (uint64_t i = from; i < from + n; i++) {
+		const uint64_t *p = a->base + i * WORDS;
+		if (a->is[i].gen)
+			page_check(p, a->is[i].page, a->is[i].gen);
+		else
+			range_check_zero(p, 1);
+	}
+}
+
+static void fill(struct roamer *r, struct area *a, uint64_t from, uint64_t n)
+{
+	for (uint64_t i = from; i < from + n; i++) {
+		// The bystander of a page's number is not verified; it is never written.
+		a->is[i] = (struct content){ r->serial++, 1 + below(r, 1 << 20) };
+		page_write(a->base + i * WORDS, a->is[i].page, a->is[i].gen);
+	}
+}
+
+static void zero(struct area *a, uint64_t from, uint64_t n)
+{
+	memset(a->is + from, 0, n * sizeof *a->is);
+}
+
+// advise reports whether the kernel takes the advice. It may not know it, or have no
+// memory for it.
+static int advise(void *p, uint64_t n, int advice)
+{
+	if (madvise(p, n * PAGE, advice) == 0)
+		return 1;
+	if (errno != EINVAL && errno != EAGAIN && errno != ENOMEM && errno != EBUSY)
+		die("madvise %d: %s", advice, strerror(errno));
+	return 0;
+}
+
+// somewhere is a place for n pages where nothing is.
+static void *somewhere(uint64_t n)
+{
+	void *p = mmap(0, n * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	MUST(p != MAP_FAILED);
+	return p;
+}
+
+// move brings a part of an area to another place and back, so that it is another
+// mapping for a while.
+static void move(struct roamer *r, struct area *a, uint64_t from, uint64_t n)
+{
+	pthread_mutex_lock(&layout);
+	void *here = a->base + from * WORDS, *there = somewhere(n);
+	if (mremap(here, n * PAGE, n * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, there) != there) {
+		MUST(errno == EFAULT); // several mappings, before Linux 6.17
+		MUST(mmap(there, n * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == there);
+		MUST(munmap(there, n * PAGE) == 0);
+		pthread_mutex_unlock(&layout);
+		return;
+	}
+	struct area away = { .base = (uint64_t *)there - from * WORDS };
+	memcpy(away.is, a->is, sizeof away.is);
+	if (below(r, 2))
+		look(&away, from, n);
+	if (below(r, 2))
+		fill(r, &away, from, n);
+	MUST(mremap(there, n * PAGE, n * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, here) == here);
+	memcpy(a->is, away.is, sizeof away.is);
+	pthread_mutex_unlock(&layout);
+}
+
+// leave moves the pages of a part to another part of another area, and leaves the
+// mapping.
+static void leave(struct roamer *r, struct area *a, uint64_t from, struct area *b, uint64_t to, uint64_t n)
+{
+	void *here = a->base + from * WORDS, *there = b->base + to * WORDS;
+	pthread_mutex_lock(&layout);
+	int left = mremap(here, n * PAGE, n * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED | DONTUNMAP, there) == there;
+	int why = errno;
+	if (!left) // what was there has gone perhaps
+		MUST(mmap(there, n * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == there);
+	pthread_mutex_unlock(&layout);
+	if (!left) {
+		if (why != EINVAL && why != EFAULT) // several mappings
+			die("mremap: %s", strerror(why));
+		zero(b, to, n);
+		return;
+	}
+	memcpy(b->is + to, a->is + from, n * sizeof *a->is);
+	zero(a, from, n);
+	if (below(r, 2))
+		fill(r, a, from, n);
+}
+
+// child has a copy of everything, and changes some of it.
+static void child(struct roamer *r)
+{
+	for (int i = 0; i < 8; i++) {
+		struct area *a = &r->areas[below(r, AREAS)];
+		uint64_t n = 1 + below(r, RUN), from = below(r, PAGES - n);
+		look(a, from, n);
+		if (i & 1)
+			fill(r, a, from, n);
+		look(a, from, n);
+	}
+	_exit(0);
+}
+
+static void beget(struct roamer *r)
+{
+	int status;
+	pid_t pid = fork();
+	MUST(pid >= 0);
+	if (pid == 0)
+		child(r);
+	struct area *a = &r->areas[below(r, AREAS)];
+	fill(r, a, 0, RUN); // meanwhile
+	MUST(waitpid(pid, &status, 0) == pid);
+	if (status)
+		die("child: wait status %#x", status);
+}
+
+// pass sends pages through a pipe, or straight, into others.
+static void pass(struct roamer *r, struct area *a, uint64_t from, struct area *b, uint64_t to, uint64_t n)
+{
+	void *here = a->base + from * WORDS, *there = b->base + to * WORDS;
+	if (a == b && from < to + n && to < from + n)
+		return;
+	n = n < 12 ? n : 12; // as a pipe holds
+	if (below(r, 2)) {
+		MUST(write(r->ends[1], here, n * PAGE) == (ssize_t)(n * PAGE));
+		MUST(read(r->ends[0], there, n * PAGE) == (ssize_t)(n * PAGE));
+	} else {
+		struct iovec out = { here, n * PAGE }, in = { there, n * PAGE };
+		MUST(process_vm_readv(getpid(), &in, 1, &out, 1, 0) == (ssize_t)(n * PAGE));
+	}
+	memcpy(b->is + to, a->is + from, n * sizeof *a->is);
+}
+
+static const int hints[] = { MADV_COLD, MADV_PAGEOUT, MADV_WILLNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
+	MADV_HUGEPAGE, MADV_NOHUGEPAGE, COLLAPSE, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_SEQUENTIAL, MADV_RANDOM,
+	MADV_NORMAL };
+
+static void operate(struct roamer *r)
+{
+	struct area *a = &r->areas[below(r, AREAS)], *b = &r->areas[below(r, AREAS)];
+	uint64_t n = 1 + below(r, RUN), from = below(r, PAGES - n), to = below(r, PAGES - n);
+	uint64_t *p = a->base + from * WORDS;
+	switch (below(r, 24)) {
+	case 0: case 1: case 2: case 3: case 4:
+		look(a, from, n);
+		break;
+	case 5: case 6: case 7: case 8:
+		fill(r, a, from, n);
+		break;
+	case 9:
+		MUST(madvise(p, n * PAGE, MADV_DONTNEED) == 0);
+		zero(a, from, n);
+		if (below(r, 2))
+			fill(r, a, from, n);
+		break;
+	case 10:
+		advise(p, n, MADV_FREE);
+		fill(r, a, from, n);
+		break;
+	case 11:
+		move(r, a, from, n);
+		break;
+	case 12:
+		if (a != b)
+			leave(r, a, from, b, to, n);
+		break;
+	case 13:
+	case 14:
+		pthread_mutex_lock(&layout);
+		if (to & 1)
+			MUST(munmap(p, n * PAGE) == 0);
+		if (mmap(p, n * PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (below(r, 2) ? MAP_POPULATE : 0), -1, 0) != p)
+			die("mmap: %s", strerror(errno));
+		pthread_mutex_unlock(&layout);
+		zero(a, from, n);
+		if (below(r, 2))
+			fill(r, a, from, n);
+		break;
+	case 15:
+		MUST(mprotect(p, n * PAGE, PROT_READ) == 0);
+		look(a, from, n);
+		MUST(mprotect(p, n * PAGE, PROT_READ | PROT_WRITE) == 0);
+		fill(r, a, from, n);
+		break;
+	case 16:
+		MUST(mprotect(p, n * PAGE, PROT_NONE) == 0);
+		look(b, b == a ? (from + n) % (PAGES - RUN) > from ? PAGES - 1 : 0 : to, b == a ? 0 : n);
+		MUST(mprotect(p, n * PAGE, PROT_READ | PROT_WRITE) == 0);
+		look(a, from, n);
+		break;
+	case 17: case 18:
+		advise(p, n, hints[below(r, sizeof hints / sizeof *hints)]);
+		look(a, from, n);
+		break;
+	case 19:
+		if (advise(p, n, GUARD_INSTALL)) {
+			MUST(madvise(p, n * PAGE, GUARD_REMOVE) == 0);
+			zero(a, from, n);
+			look(a, from, n);
+		}
+		break;
+	case 20: case 21:
+		pass(r, a, from, b, to, n);
+		break;
+	case 22:
+		if (mlock(p, n * PAGE) == 0) {
+			look(a, from, n);
+			MUST(munlock(p, n * PAGE) == 0);
+		}
+		break;
+	case 23:
+		if (below(r, 16) == 0)
+			beget(r);
+		break;
+	}
+}
+
+static void *roam(void *arg)
+{
+	struct roamer *r = arg;
+	for (uint64_t i = 0; i < operations; i++)
+		operate(r);
+	for (int i = 0; i < AREAS; i++)
+		look(&r->areas[i], 0, PAGES);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 4) {
+		fprintf(stderr, "usage: roam THREADS OPERATIONS SEED\n");
+		return 2;
+	}
+	uint64_t threads = number(argv[1], "THREADS");
+	operations = number(argv[2], "OPERATIONS");
+	seed = number(argv[3], "SEED");
+	struct roamer *all = calloc(threads, sizeof *all);
+	MUST(all && threads > 0);
+	for (uint64_t t = 0; t < threads; t++) {
+		struct roamer *r = &all[t];
+		r->state = mix64(seed + t + 1);
+		r->serial = (t + 1) << 32;
+		MUST(pipe(r->ends) == 0);
+		for (int i = 0; i < AREAS; i++) {
+			// What is next to it is not ours, and stays apart from it.
+			r->areas[i].base = (uint64_t *)((char *)somewhere(PAGES + 2) + PAGE);
+			MUST(mprotect(r->areas[i].base, PAGES * PAGE, PROT_READ | PROT_WRITE) == 0);
+			fill(r, &r->areas[i], 0, PAGES);
+		}
+	}
+	for (uint64_t t = 0; t < threads; t++)
+		MUST((errno = pthread_create(&all[t].thread, 0, roam, &all[t])) == 0);
+	for (uint64_t t = 0; t < threads; t++)
+		MUST((errno = pthread_join(all[t].thread, 0)) == 0);
+	printf("ok roam\n");
+	return 0;
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && (amd64 || arm64)
+
+package runner
+
+import (
+	"slices"
+
+	"github.com/faultline-go/faultline/internal/procmem"
+	"github.com/faultline-go/faultline/mem"
+)
+
+// rescan registers all private anonymous memory that is not registered yet.
+func (e *engagement) rescan() {
+	if !e.scanMu.TryLock() {
+		return // the next one comes soon
+	}
+	defer e.scanMu.Unlock()
+	e.scan()
+}
+
+// scan is rescan. Preconditions: e.scanMu is held.
+func (e *engagement) scan() {
+	vmas, err := procmem.Maps(e.pid())
+	if err != nil {
+		return // it has ended
+	}
+	if !e.looked && e.user == nil {
+		// If it cannot be told, a page that is missing may be one of those.
+		n, err := procmem.Freed(e.pid())
+		e.looked = true
+		e.freed.Store(e.freed.Load() || err != nil || n > 0)
+	}
+	known := e.pg.Regions()
+	for _, v := range vmas {
+		if v.Name == "[heap]" {
+			e.mu.Lock()
+			e.brk = max(e.brk, v.End)
+			e.mu.Unlock()
+		}
+		if !v.Anonymous() {
+			continue
+		}
+		for _, part := range e.unknown(v.Range, known) {
+			e.register(part, e.freed.Load())
+			e.guards(part)
+		}
+	}
+}
+
+// guards tells the pager what of r the program has made guards before.
+func (e *engagement) guards(r mem.Range) {
+	if e.user != nil {
+		return
+	}
+	e.pmMu.Lock()
+	var found []mem.Range
+	if e.pm != nil { // it was asked what is present
+		_ = e.pm.Guards(r, func(g mem.Range) { found = append(found, g) }) // an error: it has ended
+	}
+	e.pmMu.Unlock()
+	for _, g := range found {
+		_ = e.pg.Guard(g)
+	}
+}
+
+// unknown returns the parts of r that are neither in known, which is sorted,
+// nor our own.
+func (e *engagement) unknown(r mem.Range, known []mem.Range) []mem.Range {
+	e.mu.Lock()
+	own := slices.Clone(e.private)
+	e.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(known, r.Start, func(k mem.Range, a mem.Addr) int {
+		if k.End <= a {
+			return -1
+		}
+		return 1
+	})
+	for ; i < len(known) && known[i].Start < r.End; i++ {
+		own = append(own, known[i])
+	}
+	return subtract(r, own)
+}
+
+// subtract returns what is left of r without the ranges in cut.
+func subtract(r mem.Range, cut []mem.Range) []mem.Range {
+	left := []mem.Range{r}
+	for _, c := range cut {
+		var next []mem.Range
+		for _, l := range left {
+			if !l.Overlaps(c) {
+				next = append(next, l)
+				continue
+			}
+			for _, part := range []mem.Range{{Start: l.Start, End: c.Start}, {Start: c.End, End: l.End}} {
+				if !part.Empty() {
+					next = append(next, part)
+				}
+			}
+		}
+		left = next
+	}
+	return left
+}
