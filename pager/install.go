@@ -149,6 +149,12 @@ func (s *Space) commit(f fault) (why reason, retry bool) {
 				e.mark(lazy)
 			}
 			e.stamp = s.p.queue.Insert(evict.Key{Space: s.id, Page: w.page}, w.stamp, w.kind)
+			if ref, in := s.limbo[w.page]; in {
+				// That was of another time: nothing is installed while an event is
+				// outstanding that could bring it here.
+				delete(s.limbo, w.page)
+				sv.refs = append(sv.refs, ref)
+			}
 			count++
 		case refused, staged, unmapped:
 			s.takeBack(w.page, *e)
