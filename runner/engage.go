@@ -44,6 +44,9 @@ type engagement struct {
 	private []mem.Range   // our own memory in the program; protected by mu
 	brk     mem.Addr      // end of the heap as last seen, 0 if not known; protected by mu
 	closed  bool          // protected by mu
+	// making counts the movers that are being made, of an agent that must not be
+	// released meanwhile. None begins once closed is set.
+	making sync.WaitGroup
 
 	births *births // forked children that wait for their process
 
@@ -288,6 +291,14 @@ func (e *engagement) mover() (pager.Mover, error) {
 	if e.user != nil {
 		return newTaker(e.user), nil
 	}
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil, pager.ErrGone
+	}
+	e.making.Add(1)
+	e.mu.Unlock()
+	defer e.making.Done()
 	agent, err := e.plant()
 	if err == nil {
 		var m *mover
@@ -395,6 +406,7 @@ func (e *engagement) kill() {
 // close ends the service of a space that has ended. It may take a while.
 func (e *engagement) close() {
 	e.pg.Close()
+	e.making.Wait() // which the death of the agent ends, if it has one
 	e.pmMu.Lock()
 	defer e.pmMu.Unlock()
 	if e.pm != nil {
