@@ -261,12 +261,6 @@ func (s *Space) Unguard(r mem.Range) {
 	s.guards.remove(r)
 }
 
-// Zap tells that the program has dropped the content of r, or has made it
-// unreachable, in a way for which the kernel queues no event.
-func (s *Space) Zap(r mem.Range) error {
-	return s.drained(func() { s.forget(r) })
-}
-
 // SetWipe says whether a forked child finds zeros in r.
 func (s *Space) SetWipe(r mem.Range, wipe bool) {
 	s.mu.Lock()

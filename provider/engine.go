@@ -17,6 +17,7 @@ import (
 	"github.com/faultline-go/faultline/internal/bpf"
 	"github.com/faultline-go/faultline/internal/inject"
 	"github.com/faultline-go/faultline/internal/place"
+	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/internal/sysargs"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
@@ -42,8 +43,9 @@ type Hooks struct {
 	Mapped func(s *tracee.Space, r mem.Range)
 	// Wiped tells of memory that a forked child finds zeroed, or no longer.
 	Wiped func(s *tracee.Space, r mem.Range, wipe bool)
-	// Dropped tells of memory whose content is gone, without an event.
-	Dropped func(s *tracee.Space, r mem.Range)
+	// Guarded tells of memory whose content is gone, without an event, and whether
+	// it is a guard now.
+	Guarded func(s *tracee.Space, r mem.Range, on bool)
 }
 
 // NewEngine returns an engine. Bind it before anything else.
@@ -138,6 +140,9 @@ func (e *Engine) Manage(th *tracee.Thread) (*Manager, error) {
 	}
 	sp.seals = canSeal()
 	sp.managed = &managed{manager: m, pins: make(map[mem.Page]int), unsure: make(map[int]struct{})}
+	if err := sp.findGuards(); err != nil {
+		return nil, err
+	}
 	p.doubt(sp, th)
 	return m, nil
 }
@@ -396,7 +401,7 @@ func (t *task) setGuards(c tracee.Call) {
 		// event to the program's manager, which is ours.
 		t.sp.v.Drop(r)
 		t.sp.apply(r)
-		t.elsewhere(func() { t.p.hooks.Dropped(t.sp.ts, r) })
+		t.elsewhere(func() { t.p.hooks.Guarded(t.sp.ts, r, install) })
 	}
 	t.resume(0)
 }
@@ -406,6 +411,22 @@ func (sp *space) fence(r mem.Range) {
 	m := sp.managed
 	m.guards = append(m.guards, r)
 	slices.SortFunc(m.guards, func(a, b mem.Range) int { return cmp.Compare(a.Start, b.Start) })
+}
+
+// findGuards notes what was guarded before anybody saw calls.
+func (sp *space) findGuards() error {
+	pm, err := procmem.OpenPagemap(sp.ts.Pid())
+	if err != nil {
+		return err
+	}
+	defer pm.Close()
+	vmas, err := procmem.Maps(sp.ts.Pid())
+	for i := 0; i < len(vmas) && err == nil; i++ {
+		if vmas[i].Anonymous() {
+			err = pm.Guards(vmas[i].Range, sp.fence)
+		}
+	}
+	return err
 }
 
 // unfence forgets guards in r.

@@ -51,9 +51,6 @@ func (e *engagement) scan() {
 
 // guards tells the pager what of r the program has made guards before.
 func (e *engagement) guards(r mem.Range) {
-	if e.user != nil {
-		return
-	}
 	e.pmMu.Lock()
 	var found []mem.Range
 	if e.pm != nil { // it was asked what is present

@@ -26,7 +26,7 @@ type userHandler struct {
 // withUser makes the engine in software, and returns who is to get the tree's
 // events.
 func (r *Run) withUser(h tracee.Handler) (tracee.Handler, error) {
-	user, err := provider.NewEngine(r.log, provider.Hooks{Mapped: r.mapped, Wiped: r.wiped, Dropped: r.dropped})
+	user, err := provider.NewEngine(r.log, provider.Hooks{Mapped: r.mapped, Wiped: r.wiped, Guarded: r.guarded})
 	if err != nil {
 		return nil, err
 	}
@@ -147,9 +147,14 @@ func (r *Run) wiped(sp *tracee.Space, part mem.Range, wipe bool) {
 	}
 }
 
-func (r *Run) dropped(sp *tracee.Space, part mem.Range) {
-	if e := r.engagementOf(sp); e != nil {
-		_ = e.pg.Zap(part) // an error means that the space has ended
+func (r *Run) guarded(sp *tracee.Space, part mem.Range, on bool) {
+	e := r.engagementOf(sp)
+	if e == nil {
+		return
+	}
+	_ = e.pg.Guard(part) // an error means that the space has ended
+	if !on {
+		e.pg.Unguard(part)
 	}
 }
 

@@ -38,6 +38,12 @@ func TestUserMapper(t *testing.T) {
 	user(t, 4*mib, workload.Build(t, "mapper"), strconv.Itoa(smaller(64, 8)), "7")
 }
 
+// TestUserGuards: an access to a guard that was set before the memory was managed never
+// came to an end, and memory was brought in there.
+func TestUserGuards(t *testing.T) {
+	user(t, 12*mib, workload.Build(t, "mapper"), "1", "7", "guards-in-stream")
+}
+
 // TestUserRoam is TestRoam.
 func TestUserRoam(t *testing.T) {
 	user(t, mib, workload.Build(t, "roam"), "1", strconv.Itoa(smaller(10000, 3000)), "7")

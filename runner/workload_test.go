@@ -80,7 +80,7 @@ func TestFreedBeforeServed(t *testing.T) {
 func TestGuardsInAStream(t *testing.T) {
 	same(t, program{
 		args:  []string{workload.Build(t, "mapper"), "1", "7", "guards-in-stream"},
-		limit: 16 * mib, stores: []string{"mem:"}, stderr: true,
+		limit: 12 * mib, stores: []string{"mem:"}, stderr: true,
 	})
 }
 
