@@ -185,7 +185,7 @@ func earlyFilter() []unix.SockFilter {
 	p := &program{}
 	p.Load(bpf.OffArch)
 	p.Unless(auditArch, func() { p.Ret(allow) })
-	p.IfCall([]uintptr{unix.SYS_RSEQ, unix.SYS_SIGALTSTACK, unix.SYS_SET_TID_ADDRESS}, p.report)
+	p.IfCall([]uintptr{unix.SYS_RSEQ, unix.SYS_SIGALTSTACK, unix.SYS_SET_TID_ADDRESS, unix.SYS_SET_ROBUST_LIST}, p.report)
 	// Whoever makes these: the memory may be that of another, which we manage.
 	p.IfCall([]uintptr{unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV}, p.report)
 	p.IfCall([]uintptr{unix.SYS_MMAP}, func() {
@@ -193,7 +193,8 @@ func earlyFilter() []unix.SockFilter {
 		p.And(unix.MAP_GROWSDOWN)
 		p.If(unix.MAP_GROWSDOWN, p.report)
 	})
-	p.IfCall([]uintptr{unix.SYS_IO_URING_SETUP, unix.SYS_IO_SETUP}, func() {
+	// What is sealed could not be closed to the program any more (Linux 6.10).
+	p.IfCall([]uintptr{unix.SYS_IO_URING_SETUP, unix.SYS_IO_SETUP, unix.SYS_MSEAL}, func() {
 		p.Ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))
 	})
 	// As before Linux 6.13, which takes all advice for the caller's own memory.
@@ -232,7 +233,7 @@ func managedFilter() []unix.SockFilter {
 			p.IfCall([]uintptr{nr}, p.report)
 		}
 	}
-	p.IfCall([]uintptr{unix.SYS_EXIT, unix.SYS_RT_SIGRETURN, unix.SYS_RESTART_SYSCALL}, p.report)
+	p.IfCall([]uintptr{unix.SYS_EXIT, unix.SYS_EXIT_GROUP, unix.SYS_RT_SIGRETURN, unix.SYS_RESTART_SYSCALL}, p.report)
 	p.IfCall(rareCalls, p.report)
 	return p.end()
 }
@@ -260,6 +261,7 @@ var rareCalls = append([]uintptr{
 // noted are the calls after which something is remembered of the thread.
 var noted = map[uintptr]bool{
 	unix.SYS_MMAP: true, unix.SYS_RSEQ: true, unix.SYS_SIGALTSTACK: true, unix.SYS_SET_TID_ADDRESS: true, unix.SYS_RT_SIGACTION: true,
+	unix.SYS_SET_ROBUST_LIST: true,
 }
 
 // managedJob is jobFor for a tree whose memory we manage.
@@ -283,7 +285,7 @@ func (p *Provider) managedJob(th *tracee.Thread, c tracee.Call) func(*task, trac
 		return (*task).remote
 	}
 	switch c.Nr {
-	case unix.SYS_EXIT:
+	case unix.SYS_EXIT, unix.SYS_EXIT_GROUP:
 		return (*task).exit
 	case unix.SYS_RT_SIGRETURN:
 		return (*task).sigreturn

@@ -165,7 +165,8 @@ func (t *task) wake() { t.p.woken = append(t.p.woken, t) }
 func (t *task) end() {
 	t.gone = true
 	t.unpin()
-	t.forgetRseq()
+	t.keep(&t.own.rseq, mem.Range{})
+	t.keep(&t.own.robust, mem.Range{})
 	delete(t.p.tasks, t.th)
 	t.v.End()
 	if (t.wait == waitNative || t.wait == waitElsewhere) && t.job != nil {

@@ -11,7 +11,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +32,9 @@ type upkeep struct {
 	alts []mem.Range
 	// rseq is the area of rseq(2), which the kernel writes to whenever it likes.
 	rseq mem.Range
+	// robust is the head of its list of robust futexes, which the kernel goes through
+	// at the thread's end, whatever that is: it stays.
+	robust mem.Range
 	// clear is the word that the kernel clears at the thread's end, for
 	// pthread_join(3).
 	clear mem.Addr
@@ -106,6 +108,7 @@ func (p *Provider) doubt(sp *space, stopped *tracee.Thread) {
 		for _, th := range pr.Threads() {
 			if t := p.tasks[th]; t != nil {
 				sp.managed.pinFor(t.own.rseq)
+				sp.managed.pinFor(t.own.robust)
 			}
 			if th == stopped {
 				continue
@@ -194,6 +197,8 @@ func (t *task) alsoUses(c tracee.Call) {
 			t.blind(c)
 		}
 		return
+	case unix.SYS_SET_ROBUST_LIST:
+		t.ranges = append(t.ranges, sysargs.Range{Range: mem.MakeRange(addr(c.Args[0]), sizeofRobust), Write: true})
 	case unix.SYS_RSEQ:
 		// From then on it stays: see used.
 		t.ranges = append(t.ranges, sysargs.Range{Range: mem.MakeRange(addr(c.Args[0]), uint64(c.Args[1])), Write: true})
@@ -274,13 +279,13 @@ func (t *task) used(c tracee.Call) {
 			t.altStack(t.said[:])
 		}
 	case unix.SYS_RSEQ:
-		t.forgetRseq()
+		area := mem.Range{}
 		if c.Args[2]&1 == 0 { // not RSEQ_FLAG_UNREGISTER
-			t.own.rseq = mem.MakeRange(addr(c.Args[0]), uint64(c.Args[1]))
-			if m := t.sp.managed; m != nil {
-				m.pinFor(t.own.rseq)
-			}
+			area = mem.MakeRange(addr(c.Args[0]), uint64(c.Args[1]))
 		}
+		t.keep(&t.own.rseq, area)
+	case unix.SYS_SET_ROBUST_LIST:
+		t.keep(&t.own.robust, mem.MakeRange(addr(c.Args[0]), sizeofRobust))
 	case unix.SYS_MMAP:
 		t.growsDown(c)
 	case unix.SYS_SET_TID_ADDRESS:
@@ -306,32 +311,19 @@ func (t *task) listen(c tracee.Call) {
 // sizeofStack is that of stack_t: the address, flags, the size.
 const sizeofStack = 24
 
-// mostAlts is how many stacks for handlers one thread has at a time, or one after the
-// other in handlers that replace them.
-const mostAlts = 16
-
-// altStack takes note of a stack for signal handlers from a stack_t.
-func (t *task) altStack(b []byte) {
-	own := &t.own
-	if t.sp.managed != nil {
-		own.alts = own.alts[:0]
-	}
-	alt := mem.MakeRange(mem.Addr(binary.LittleEndian.Uint64(b)), binary.LittleEndian.Uint64(b[16:]))
-	if binary.LittleEndian.Uint32(b[8:])&2 != 0 { // SS_DISABLE
+// keep has r stay in memory as long as the thread is there, and no longer what was
+// kept in its place.
+func (t *task) keep(kept *mem.Range, r mem.Range) {
+	was := *kept
+	*kept = r
+	m := t.sp.managed
+	if m == nil {
 		return
 	}
-	own.alts = slices.DeleteFunc(own.alts, func(r mem.Range) bool { return r == alt })
-	own.alts = slices.Insert(own.alts, 0, alt)
-	own.alts = own.alts[:min(len(own.alts), mostAlts)]
-}
-
-func (t *task) forgetRseq() {
-	if m := t.sp.managed; m != nil && !t.own.rseq.Empty() {
-		for pg := t.own.rseq.Start.Page(); pg <= (t.own.rseq.End - 1).Page(); pg++ {
-			m.unpin(pg)
-		}
+	m.pinFor(r)
+	for pg := was.Start.Page(); !was.Empty() && pg <= (was.End-1).Page(); pg++ {
+		m.unpin(pg)
 	}
-	t.own.rseq = mem.Range{}
 }
 
 // restart goes on with a call that was interrupted. Its buffers are the same.
@@ -350,97 +342,56 @@ func (t *task) restart(c tracee.Call) {
 	t.resume(0)
 }
 
-// exit is the end of a thread. By the time that the kernel clears the word for
-// pthread_join(3) it gets no page any more.
+// exit is the end of a thread, or of all. By the time that the kernel clears the word
+// for pthread_join(3), and goes through the list of robust futexes, it gets no page any
+// more.
 func (t *task) exit(tracee.Call) {
-	if t.own.clear != 0 {
-		// The head of the list of robust futexes stands beside it in all C
-		// libraries.
-		t.ranges = append(t.ranges[:0], sysargs.Range{Range: mem.MakeRange(t.own.clear, 64), Write: true})
-		if !t.hold() {
-			return
-		}
-	}
-	t.resume(0)
-}
-
-// frameSize is more than the kernel puts on a stack for a signal, with all the
-// state that processors have today.
-const frameSize = 16 << 10
-
-// deliver has a signal wait until its handler has a stack: the kernel would kill a
-// program whose stack it finds missing.
-func (p *Provider) deliver(th *tracee.Thread, sig syscall.Signal) syscall.Signal {
-	sp := p.spaces[th.Process().Space()]
-	if sp == nil || sp.managed == nil {
-		return sig
-	}
-	delete(sp.managed.unsure, th.Tid())
-	if !procmem.Catches(th.Tid(), int(sig)) || p.at.Read(th.Tid()) != nil {
-		return sig
-	}
-	t := p.task(th)
-	t.start(func() {
-		t.breakOff()
-		if t.frame() {
-			t.resume(sig)
-		}
-	})
-	return 0
-}
-
-// frame brings in and keeps what the kernel writes of a signal. It reports whether
-// the thread is still there.
-func (t *task) frame() bool {
-	sp := addr(t.at.Registers().SP)
-	const redZone = 128
-	stacks := []mem.Range{{Start: sp - min(sp, redZone+frameSize), End: sp}}
-	for _, alt := range t.own.alts {
-		if !alt.Empty() && !alt.Contains(sp) {
-			stacks = append(stacks, mem.Range{Start: max(alt.Start, alt.End-min(alt.End, frameSize)), End: alt.End})
-		}
-	}
-	return t.stack(stacks, true)
-}
-
-// stack brings in and keeps the pages of stacks, from their top on, as far as they
-// can be had.
-func (t *task) stack(stacks []mem.Range, write bool) bool {
 	t.ranges = t.ranges[:0]
-	for _, r := range stacks {
-		for a := (r.End - 1).Down(); a >= r.Start.Down(); a -= mem.PageSize {
-			page := mem.MakeRange(a, mem.PageSize)
-			if !t.sp.touches(page) {
-				continue
-			}
-			t.ranges = append(t.ranges, sysargs.Range{Range: page, Write: write})
-			t.pin(t.ranges)
-			if t.lacks(nil) && !t.bring(a, write) {
-				if t.gone {
-					return false
-				}
-				t.ranges = t.ranges[:len(t.ranges)-1]
-			}
-		}
+	if t.own.clear != 0 {
+		t.ranges = append(t.ranges, sysargs.Range{Range: mem.MakeRange(t.own.clear, 4), Write: true})
 	}
-	t.pin(t.ranges)
-	return !t.gone
-}
-
-// sigreturn is the end of a signal handler: the kernel reads back what it has
-// written to the stack.
-func (t *task) sigreturn(tracee.Call) {
-	sp := addr(t.at.Registers().SP)
-	if !t.stack([]mem.Range{{Start: sp - 8, End: sp + frameSize}}, false) {
+	if !t.hold() {
 		return
 	}
-	// The stack for handlers becomes again what it was before the signal: the frame
-	// has it, in its ucontext behind flags and link.
-	var b [sizeofStack]byte
-	if t.sp.Load(sp+ucontext+16, b[:]) == len(b) {
-		t.altStack(b[:])
+	if head := t.own.robust; !head.Empty() && !t.robust(head.Start) {
+		return
 	}
 	t.resume(0)
+}
+
+const (
+	sizeofRobust = 24   // struct robust_list_head: the first, the offset of the futex, one that is being taken
+	mostRobust   = 2048 // that the kernel looks at
+)
+
+// robust brings in and keeps the futexes that the thread holds. Each has a pointer to
+// the next one, whose lowest bit is a flag, and the word where the head says.
+func (t *task) robust(head mem.Addr) bool {
+	var h [sizeofRobust]byte
+	if t.sp.Load(head, h[:]) < len(h) {
+		return true // the kernel cannot read it, either
+	}
+	word := func(i int) mem.Addr { return mem.Addr(binary.LittleEndian.Uint64(h[8*i:])) }
+	next, offset, pending := word(0)&^1, word(1), word(2)&^1
+	add := func(entry mem.Addr) bool {
+		for _, r := range []mem.Range{mem.MakeRange(entry, 8), mem.MakeRange(entry+offset, 4)} {
+			if entry != 0 && r.Start < r.End {
+				t.ranges = append(t.ranges, sysargs.Range{Range: r, Write: true})
+			}
+		}
+		return t.hold()
+	}
+	for n := 0; next != head && n < mostRobust; n++ {
+		if !add(next) {
+			return false
+		}
+		var b [8]byte
+		if t.sp.Load(next, b[:]) < len(b) {
+			break
+		}
+		next = mem.Addr(binary.LittleEndian.Uint64(b[:])) &^ 1
+	}
+	return add(pending)
 }
 
 // vforked takes over what a thread has from the one that made it in the same

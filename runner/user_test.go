@@ -86,6 +86,12 @@ func TestUserJoin(t *testing.T) {
 	user(t, 2*mib, workload.Build(t, "join"), "10", "16")
 }
 
+// TestUserRobust: who waits for a robust futex whose owner had ended waited for ever
+// where a part of the owner's list was outside.
+func TestUserRobust(t *testing.T) {
+	user(t, 4*mib, workload.Build(t, "robust"), "16")
+}
+
 // TestUserPython has files, threads and children.
 func TestUserPython(t *testing.T) {
 	user(t, 12*mib, tool(t, "python3"), "-c", `

@@ -17,6 +17,7 @@
 //   - remote: has processes read and write the memory of each other
 //   - newborn: has a forked child use its memory in one long system call
 //   - contend: has the kernel lock the pages that it uses
+//   - robust: ends threads and processes that hold robust futexes
 //   - selfcheck: verifies itself for ever, to be killed
 //   - torn: serves its own memory by userfaultfd while it is dropped and touched
 //   - uffdwalk: uses each request, mode and event of userfaultfd once, and prints
