@@ -22,6 +22,9 @@ import (
 // unsettled reports whether the layout may have changed since the batch began. It is
 // called when its pages have been moved.
 func (s *Space) unsettled(b *batch) bool {
+	if s.cfg.On != nil {
+		return false // see there: its mover has taken nothing then
+	}
 	if s.fd.Changing() {
 		return true
 	}

@@ -41,7 +41,8 @@ type SpaceConfig struct {
 	// called there, and returns when f has run, or false if the thread is gone.
 	// It is for a descriptor and a mover that can do all they do on that thread
 	// alone; whoever owns it calls [Space.Turn] when there is something to read,
-	// but not from within f or another Turn. Without it the space has a serving thread of its own.
+	// but not from within f or another Turn. The mover must move nothing while the layout
+	// changes, or events are queued. Without it the space has a serving thread of its own.
 	On func(f func()) bool
 }
 
