@@ -104,7 +104,7 @@ drop index by_name; reindex; vacuum; pragma integrity_check;
 	})
 	same(t, program{
 		args: []string{tool(t, "sqlite3"), ":memory:"}, stdin: in,
-		limit: uint64(smaller(32, 8)) * mib, stores: either("mem:"), bounded: true, stderr: true,
+		limit: uint64(smaller(28, 7)) * mib, stores: either("mem:"), bounded: true, stderr: true,
 	})
 }
 
