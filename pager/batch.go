@@ -39,7 +39,7 @@ func (p *Pager) evictSpace(s *Space, b *batch) (left int, busy []victim) {
 	if len(b.victims) == 0 {
 		return 0, nil
 	}
-	moveErr := mover.Move(b.runs)
+	moveErr := s.moveOut(mover, b)
 	b.unsure = s.unsettled(b)
 	left, vanished, busy := s.sortOut(b)
 	p.stat.pagesOut.Add(int64(left))
@@ -68,6 +68,31 @@ func (p *Pager) evictSpace(s *Space, b *batch) (left int, busy []victim) {
 	}
 	p.addResident(-left - vanished)
 	return left + vanished, busy
+}
+
+// moveOut has the mover take the pages of b. Where all is done on one thread, it
+// takes them only if they still are where they were when the batch began: an
+// mremap(2) may have been told of, and applied, while the evictor waited for that
+// thread, and what is at the old addresses is another's then.
+func (s *Space) moveOut(mover Mover, b *batch) (err error) {
+	if s.cfg.On == nil {
+		return mover.Move(b.runs)
+	}
+	for i := range b.runs {
+		b.runs[i].Moved, b.runs[i].Errno = 0, syscall.EBUSY
+	}
+	ok := s.cfg.On(func() {
+		s.mu.Lock()
+		same := s.changes == b.changes
+		s.mu.Unlock()
+		if same && !s.applying.Load() {
+			err = mover.Move(b.runs)
+		}
+	})
+	if !ok {
+		return ErrGone
+	}
+	return err
 }
 
 // moverFor returns the mover of s, or nil if there is none yet. Making one

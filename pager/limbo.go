@@ -23,7 +23,7 @@ import (
 // called when its pages have been moved.
 func (s *Space) unsettled(b *batch) bool {
 	if s.cfg.On != nil {
-		return false // see there: its mover has taken nothing then
+		return false // moveOut has seen to it
 	}
 	if s.fd.Changing() {
 		return true

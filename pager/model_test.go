@@ -28,7 +28,7 @@ func TestModel(t *testing.T) {
 			k.mmap(pages(0, 4000))
 			owned := func(*SpaceConfig) {}
 			if seed >= 6 {
-				_, owned = r.own(k)
+				_, owned = r.own()
 			}
 			s := r.attach(k, c.hook, owned)
 			k.short = int(seed % 4)

@@ -3,6 +3,8 @@
 package pager
 
 import (
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -10,13 +12,19 @@ import (
 // owner is a thread on which a space is served: see SpaceConfig.On.
 type owner struct {
 	queue chan func()
-	// asked, if not nil, is closed when a mover needs the thread, which it asks for
-	// once busy is closed.
-	asked, busy chan struct{}
+	busy  atomic.Pointer[busy]
+}
+
+// busy keeps an owner from what it is asked for while a batch of s is under way.
+type busy struct {
+	s     *Space
+	once  sync.Once
+	asked chan struct{} // closed when it is asked for something
+	over  chan struct{}
 }
 
 // own has a space served on a thread of r's, where its mover does its work too.
-func (r *rig) own(k *sim) (*owner, func(*SpaceConfig)) {
+func (r *rig) own() (*owner, func(*SpaceConfig)) {
 	o := &owner{queue: make(chan func())}
 	go func() {
 		for f := range o.queue {
@@ -24,38 +32,50 @@ func (r *rig) own(k *sim) (*owner, func(*SpaceConfig)) {
 		}
 	}()
 	r.Cleanup(func() { close(o.queue) })
-	return o, func(cfg *SpaceConfig) {
-		cfg.On = o.on
-		cfg.Mover = func() (Mover, error) {
-			m, err := k.newMover()
-			return &ownedMover{m, o}, err
-		}
-	}
+	return o, func(cfg *SpaceConfig) { cfg.On = o.on }
 }
 
 func (o *owner) on(f func()) bool {
+	if b := o.busy.Load(); b != nil && b.s.evicting() {
+		b.once.Do(func() { close(b.asked) })
+		<-b.over
+	}
+	o.do(f)
+	return true
+}
+
+func (o *owner) do(f func()) {
 	done := make(chan struct{})
 	o.queue <- func() {
 		defer close(done)
 		f()
 	}
 	<-done
-	return true
 }
 
-type ownedMover struct {
-	Mover
-	o *owner
+func (s *Space) evicting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.batch != nil
 }
 
-func (m *ownedMover) Move(runs []Run) (err error) {
-	if asked := m.o.asked; asked != nil {
-		m.o.asked = nil
-		close(asked)
-		<-m.o.busy
-	}
-	m.o.on(func() { err = m.Mover.Move(runs) })
-	return err
+// whileMoverWaits fills pages [0, n) of k until a batch of s is under way for which
+// the mover waits for the thread, where meanwhile the function runs that begin
+// returns, until it returns true, and the space has its turns.
+func (o *owner) whileMoverWaits(r *rig, k *sim, s *Space, n int, begin func() (done func() bool)) {
+	b := &busy{s: s, asked: make(chan struct{}), over: make(chan struct{})}
+	o.busy.Store(b)
+	filled := run(func() { r.fill(k, 0, n, 1) })
+	<-b.asked
+	o.do(func() {
+		for done := begin(); !done(); {
+			time.Sleep(time.Millisecond)
+			s.Turn()
+		}
+	})
+	o.busy.Store(nil)
+	close(b.over)
+	<-filled
 }
 
 // TestForkWhileMoverWaits: a fork's event is read on the thread for which the mover
@@ -66,30 +86,17 @@ func TestForkWhileMoverWaits(t *testing.T) {
 		var c children
 		k := r.space()
 		k.mmap(pages(0, 600))
-		o, owned := r.own(k)
+		o, owned := r.own()
 		s := r.attach(k, c.hook, owned)
-		asked := make(chan struct{})
-		o.on(func() { o.asked, o.busy = asked, make(chan struct{}) })
-		filled := run(func() { r.fill(k, 0, 250, 1) })
 		var ck *sim
 		var forked <-chan struct{}
-		// The thread is busy from when the mover needs it until the event was read.
-		<-asked
-		done := make(chan struct{})
-		o.queue <- func() {
-			close(o.busy)
+		o.whileMoverWaits(r, k, s, 250, func() func() bool {
 			told := r.hold("fork:read")
 			told.release()
 			forked = run(func() { ck = k.fork() })
-			for !isDone(told.arrived) {
-				time.Sleep(time.Millisecond)
-				s.Turn()
-			}
-			close(done)
-		}
-		<-done
+			return func() bool { return isDone(told.arrived) }
+		})
 		<-forked
-		<-filled
 		cs := c.take(r.fdOf(ck)).Start(ck, SpaceConfig{Name: "child", Mover: ck.newMover, Mapping: ck.mapping, Present: ck.presentIn})
 		for _, v := range ck.areas {
 			_ = cs.FindResident(v.Range, false)
@@ -98,5 +105,31 @@ func TestForkWhileMoverWaits(t *testing.T) {
 			r.wantPage(ck, page(i), pattern(uint64(i)+1))
 			r.wantPage(k, page(i), pattern(uint64(i)+1))
 		}
+	})
+}
+
+// TestRemapWhileMoverWaits: pages are brought by mremap(2) to where those were that
+// the mover is about to take, and all of that is told and applied before it has the
+// thread. It took what was there now, and the content was lost.
+func TestRemapWhileMoverWaits(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k := r.space()
+		k.mmap(pages(0, 600))
+		o, owned := r.own()
+		s := r.attach(k, owned)
+		var i, j, n int
+		o.whileMoverWaits(r, k, s, 250, func() func() bool {
+			i, j = r.firstIn(s, 600, evicting), r.firstIn(s, 600, resident)
+			s.mu.Lock()
+			n = s.batch.runs[0].Pages
+			s.mu.Unlock()
+			remapped := run(func() { k.remap(pages(j, n), page(i).Addr()) })
+			return func() bool { return isDone(remapped) }
+		})
+		settled()
+		for m := range n {
+			r.wantPage(k, page(i+m), pattern(uint64(j+m)+1))
+		}
+		r.wantCounts()
 	})
 }
