@@ -3,6 +3,7 @@
 package pager
 
 import (
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -383,6 +384,27 @@ func TestAddOverQueuedUnmap(t *testing.T) {
 			r.wantPage(k, page(i), pattern(uint64(i)+9000))
 		}
 		settled()
+		r.wantCounts()
+	})
+}
+
+// TestFoundAfterRemap: memory that was looked for while it was unmapped is announced
+// when mremap(2) has brought pages there. They were forgotten, and read as zeros.
+func TestFoundAfterRemap(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(600)
+		r.fill(k, 0, 600, 1)
+		settled()
+		i := r.firstIn(s, 600, outside)
+		k.remap(pages(i, 10), page(1000).Addr())
+		settled()
+		s.Found(pages(990, 30))
+		for j := range 10 {
+			r.wantPage(k, page(1000+j), pattern(uint64(i+j)+1))
+		}
+		if got := s.Regions(); !slices.Contains(got, pages(990, 30)) {
+			t.Errorf("regions %v, without %v", got, pages(990, 30))
+		}
 		r.wantCounts()
 	})
 }

@@ -105,3 +105,17 @@ func (rs *regions) within(r mem.Range, f func(region)) {
 		f(part)
 	}
 }
+
+// outside calls f for each part of r that is in no region. f must not change them.
+func (rs *regions) outside(r mem.Range, f func(mem.Range)) {
+	rest := r
+	rs.within(r, func(part region) {
+		if part.Start > rest.Start {
+			f(mem.Range{Start: rest.Start, End: part.Start})
+		}
+		rest.Start = part.End
+	})
+	if !rest.Empty() {
+		f(rest)
+	}
+}

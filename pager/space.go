@@ -3,6 +3,7 @@
 package pager
 
 import (
+	"cmp"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,8 @@ type SpaceConfig struct {
 	Mapping func(a mem.Addr) (mem.Range, bool)
 	// Present calls f for the parts of r that are present, in order.
 	Present func(r mem.Range, f func(mem.Range)) error
+	// Guards calls f for the parts of r that the program has made guards, in order.
+	Guards func(r mem.Range, f func(mem.Range)) error
 	// On runs f on the thread on which the space is to be served, at once if it is
 	// called there, and returns when f has run, or false if the thread is gone.
 	// It is for a descriptor and a mover that can do all they do on that thread
@@ -188,6 +191,22 @@ func (s *Space) Add(r mem.Range, wipe bool) error {
 	return nil
 }
 
+// Found announces memory that is registered, and of which it is not known since when:
+// there may have been events of it, and faults. What is known of a part of r stays
+// as it is, and the rest is fresh.
+//
+// Whoever has looked for such memory has seen the program as it was at some time
+// before. Since then it may have moved other memory there, with content.
+func (s *Space) Found(r mem.Range) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var parts []mem.Range
+	s.regions.outside(r, func(part mem.Range) { parts = append(parts, part) })
+	for _, part := range parts {
+		s.regions.add(region{Range: part})
+	}
+}
+
 // Hold keeps the pages of r from leaving until they are unmapped. If they are
 // outside, or on their way, they leave or stay there until they are touched.
 //
@@ -247,12 +266,32 @@ func (s *Space) Forget(r mem.Range) error {
 // A page that was being brought in may have become present so when Guard returns. If
 // one is, the guard has to be set again.
 func (s *Space) Guard(r mem.Range) error {
-	return s.drained(func() {
-		s.forget(r)
-		s.mu.Lock()
-		s.guards.add(region{Range: r})
-		s.mu.Unlock()
-	})
+	return s.drained(func() { s.guard(r) })
+}
+
+// FindGuards is Guard for what [SpaceConfig.Guards] says of r.
+func (s *Space) FindGuards(r mem.Range) error {
+	for err := error(nil); !r.Empty(); {
+		step := r // as FindResident
+		step.End = min(r.End, r.Start+findStep)
+		gone := s.drained(func() {
+			// Here, where nothing can be brought in meanwhile: what is a guard now
+			// has no content.
+			err = s.cfg.Guards(step, s.guard)
+		})
+		if err = cmp.Or(gone, err); err != nil {
+			return err
+		}
+		r.Start = step.End
+	}
+	return nil
+}
+
+func (s *Space) guard(r mem.Range) {
+	s.forget(r)
+	s.mu.Lock()
+	s.guards.add(region{Range: r})
+	s.mu.Unlock()
 }
 
 // Unguard tells that r is no guard any more (MADV_GUARD_REMOVE).

@@ -241,6 +241,21 @@ func (m *Manager) Mapping(a mem.Addr) (r mem.Range, ok bool) {
 	return r, ok
 }
 
+// Guards calls f for the parts of r that the program has made guards, in order.
+func (m *Manager) Guards(r mem.Range, f func(mem.Range)) {
+	_, _ = m.on(func() (int, syscall.Errno) {
+		if m.sp.managed == nil {
+			return 0, 0
+		}
+		for _, g := range m.sp.managed.guards {
+			if part := g.Intersect(r); !part.Empty() {
+				f(part)
+			}
+		}
+		return 0, 0
+	})
+}
+
 // Private returns the memory that is ours in the process.
 func (m *Manager) Private() []mem.Range { return m.sp.agent.Ranges() }
 

@@ -280,6 +280,7 @@ func (e *engagement) config() pager.SpaceConfig {
 		Forked:  e.forked,
 		Mapping: e.mapping,
 		Present: e.present,
+		Guards:  e.guards,
 	}
 	if e.user != nil {
 		c.Pid, c.On = 0, e.user.On // whose thread the server is, places it
@@ -316,6 +317,19 @@ func (e *engagement) mover() (pager.Mover, error) {
 
 // present is pager.SpaceConfig's.
 func (e *engagement) present(r mem.Range, f func(mem.Range)) error {
+	return e.pages(func(pm *procmem.Pagemap) error { return pm.Present(r, f) })
+}
+
+// guards is pager.SpaceConfig's.
+func (e *engagement) guards(r mem.Range, f func(mem.Range)) error {
+	if e.user != nil {
+		e.user.Guards(r, f) // the kernel's are the engine's own, too
+		return nil
+	}
+	return e.pages(func(pm *procmem.Pagemap) error { return pm.Guards(r, f) })
+}
+
+func (e *engagement) pages(look func(*procmem.Pagemap) error) error {
 	e.pmMu.Lock()
 	defer e.pmMu.Unlock()
 	if e.pm == nil {
@@ -325,7 +339,7 @@ func (e *engagement) present(r mem.Range, f func(mem.Range)) error {
 		}
 		e.pm = pm
 	}
-	return e.pm.Present(r, f)
+	return look(e.pm)
 }
 
 // mapping is pager.SpaceConfig's.
@@ -345,21 +359,40 @@ func (e *engagement) mapping(a mem.Addr) (mem.Range, bool) {
 	return mem.Range{}, false
 }
 
-// register makes faults in r ours. The table knows r before the kernel does,
-// because the first fault may come at once. With freed set r may have pages that
-// MADV_FREE has marked.
-func (e *engagement) register(r mem.Range, freed bool) {
+// register makes faults in r ours, a new mapping of a thread that waits for that. The
+// table knows r before the kernel does, because the first fault may come at once.
+func (e *engagement) register(r mem.Range) {
 	if e.pg.Add(r, false) != nil {
 		return // the space has ended
 	}
+	if e.registered(r) {
+		e.findResident(r, false)
+	} else {
+		_ = e.pg.Forget(r)
+	}
+}
+
+// found makes faults in r ours that was found to be nobody's. What is there may be
+// another mapping by now, and be known to the pager: then nothing must be forgotten of
+// it. Faults that come before the pager knows r are served.
+func (e *engagement) found(r mem.Range) {
+	if !e.registered(r) {
+		return
+	}
+	e.pg.Found(r)
+	e.findResident(r, e.freed.Load())
+	if err := e.pg.FindGuards(r); err != nil && !gone(err) {
+		e.r.log.Warn("cannot tell what is guarded", "pid", e.pid(), "range", r, "err", err)
+	}
+}
+
+// registered reports whether faults in r are ours now.
+func (e *engagement) registered(r mem.Range) bool {
 	switch errno := e.fd.Register(r); errno {
 	case 0:
-		if err := e.pg.FindResident(r, freed); err != nil && !gone(err) {
-			e.r.log.Warn("cannot tell what is resident", "pid", e.pid(), "range", r, "err", err)
-		}
-		return
+		return true
 	case syscall.ENOMEM, syscall.ESRCH, syscall.EBADF:
-		return // the space has ended
+		// The space has ended.
 	case syscall.EINVAL, syscall.EPERM, syscall.ENOENT:
 		// Not memory that can be registered, such as MAP_DROPPABLE, or
 		// unmapped by now.
@@ -368,7 +401,15 @@ func (e *engagement) register(r mem.Range, freed bool) {
 	default:
 		e.r.log.Warn("memory stays outside the limit", "pid", e.pid(), "range", r, "err", errno)
 	}
-	_ = e.pg.Forget(r)
+	return false
+}
+
+// findResident has the pager look for pages of r. With freed set there may be some
+// that MADV_FREE has marked.
+func (e *engagement) findResident(r mem.Range, freed bool) {
+	if err := e.pg.FindResident(r, freed); err != nil && !gone(err) {
+		e.r.log.Warn("cannot tell what is resident", "pid", e.pid(), "range", r, "err", err)
+	}
 }
 
 func gone(err error) bool {

@@ -140,7 +140,7 @@ func (e *engagement) called(th *tracee.Thread, c tracee.Call) (done bool) {
 			e.register(mem.Range{
 				Start: mem.Addr(c.Ret),
 				End:   (mem.Addr(c.Ret) + mem.Addr(c.Args[1])).Up(),
-			}, false)
+			})
 		}
 	case unix.SYS_BRK:
 		e.moveBrk(mem.Addr(c.Ret).Up())
@@ -186,7 +186,7 @@ func (e *engagement) moveBrk(end mem.Addr) {
 	case old == 0:
 		e.rescan() // the heap is new, or we do not know where it began
 	case end > old:
-		e.register(mem.Range{Start: old, End: end}, false)
+		e.register(mem.Range{Start: old, End: end})
 	}
 }
 

@@ -43,22 +43,8 @@ func (e *engagement) scan() {
 			continue
 		}
 		for _, part := range e.unknown(v.Range, known) {
-			e.register(part, e.freed.Load())
-			e.guards(part)
+			e.found(part)
 		}
-	}
-}
-
-// guards tells the pager what of r the program has made guards before.
-func (e *engagement) guards(r mem.Range) {
-	e.pmMu.Lock()
-	var found []mem.Range
-	if e.pm != nil { // it was asked what is present
-		_ = e.pm.Guards(r, func(g mem.Range) { found = append(found, g) }) // an error: it has ended
-	}
-	e.pmMu.Unlock()
-	for _, g := range found {
-		_ = e.pg.Guard(g)
 	}
 }
 

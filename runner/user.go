@@ -137,7 +137,7 @@ func (r *Run) claimed(sp *tracee.Space) *engagement {
 // mapped registers new memory.
 func (r *Run) mapped(sp *tracee.Space, part mem.Range) {
 	if e := r.engagementOf(sp); e != nil {
-		e.register(part, false)
+		e.register(part)
 	}
 }
 

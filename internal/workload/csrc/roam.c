@@ -5,11 +5,16 @@
 // is more than a bounded run lets be resident, so that whatever it touches may be on
 // its way out, or in. The output does not depend on what the kernel allows.
 //
-//	roam THREADS OPERATIONS SEED
+//	roam THREADS OPERATIONS SEED [SKIP]
+//
+// SKIP is a bit set of the cases of operate that are left out, to find which of them
+// it takes for something to go wrong. What has happened to a page is told when that
+// turns out not to be what it should.
 #include "check.h"
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -35,7 +40,62 @@ struct roamer {
 	struct area areas[AREAS];
 };
 
-static uint64_t operations;
+static uint64_t operations, skip;
+
+// Something that was done to pages, and the pages that it was done with, if any.
+struct deed {
+	uint64_t operation, kind;
+	const char *what;
+	const void *at, *with;
+	uint64_t n;
+	long result;
+	int moves; // what is with comes from at
+};
+
+enum { DEEDS = 4096, LATEST = 8 };
+
+// What this thread has done, and what it is doing.
+static __thread struct deed deeds[DEEDS];
+static __thread uint64_t done, operation, kind;
+static __thread const void *looking;
+
+static void note(const char *what, const void *at, const void *with, uint64_t n, long result)
+{
+	deeds[done++ % DEEDS] = (struct deed){ operation, kind, what, at, with, n, result, with && result >= 0 };
+}
+
+static int has(const struct deed *d, const void *p)
+{
+	uint64_t n = d->n * PAGE;
+	return (uint64_t)p - (uint64_t)d->at < n || (d->with && (uint64_t)p - (uint64_t)d->with < n);
+}
+
+// confess tells what has happened to the page that is wrong, the latest first, and where
+// it came from.
+static void confess(int sig, siginfo_t *si, void *context)
+{
+	(void)context;
+	const void *p = sig == SIGABRT ? looking : (void *)((uint64_t)si->si_addr & ~(PAGE - 1));
+	char line[256];
+	int n = snprintf(line, sizeof line, "roam: signal %d, code %d, at %p in operation %lu, case %lu; before that:\n",
+		sig, si->si_code, p, operation, kind);
+	if (write(2, line, n) != n)
+		_exit(1);
+	for (uint64_t i = done; i-- > 0 && done - i < DEEDS;) { // the latest first: a page may come from elsewhere
+		const struct deed *d = &deeds[i % DEEDS];
+		int is = has(d, p);
+		if (!is && i + LATEST < done)
+			continue;
+		n = snprintf(line, sizeof line, "%s %lu, case %lu: %s %p+%lu with %p: %ld\n", is ? "*" : " ",
+			d->operation, d->kind, d->what, d->at, d->n, d->with, d->result);
+		if (write(2, line, n) != n)
+			_exit(1);
+		if (is && d->moves && (uint64_t)p - (uint64_t)d->with < d->n * PAGE)
+			p = (const char *)d->at + ((uint64_t)p - (uint64_t)d->with);
+	}
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
 
 // layout is held where there is a hole in the memory of a thread, which the kernel would
 // give to another that maps something anywhere.
@@ -46,12 +106,13 @@ static uint64_t below(struct roamer *r, uint64_t n) { return next_random(&r->sta
 static void look(const struct area *a, uint64_t from, uint64_t n)
 {
 	for (uint64_t i = from; i < from + n; i++) {
-		const uint64_t *p = a->base + i * WORDS;
+		const uint64_t *p = looking = a->base + i * WORDS;
 		if (a->is[i].gen)
 			page_check(p, a->is[i].page, a->is[i].gen);
 		else
 			range_check_zero(p, 1);
 	}
+	note("look", a->base + from * WORDS, 0, n, 0);
 }
 
 static void fill(struct roamer *r, struct area *a, uint64_t from, uint64_t n)
@@ -61,18 +122,22 @@ static void fill(struct roamer *r, struct area *a, uint64_t from, uint64_t n)
 		a->is[i] = (struct content){ r->serial++, 1 + below(r, 1 << 20) };
 		page_write(a->base + i * WORDS, a->is[i].page, a->is[i].gen);
 	}
+	note("fill", a->base + from * WORDS, 0, n, 0);
 }
 
 static void zero(struct area *a, uint64_t from, uint64_t n)
 {
 	memset(a->is + from, 0, n * sizeof *a->is);
+	note("zero", a->base + from * WORDS, 0, n, 0);
 }
 
 // advise reports whether the kernel takes the advice. It may not know it, or have no
 // memory for it.
 static int advise(void *p, uint64_t n, int advice)
 {
-	if (madvise(p, n * PAGE, advice) == 0)
+	int failed = madvise(p, n * PAGE, advice);
+	note("advise", p, 0, n, failed ? -errno : advice);
+	if (!failed)
 		return 1;
 	if (errno != EINVAL && errno != EAGAIN && errno != ENOMEM && errno != EBUSY)
 		die("madvise %d: %s", advice, strerror(errno));
@@ -100,6 +165,7 @@ static void move(struct roamer *r, struct area *a, uint64_t from, uint64_t n)
 		pthread_mutex_unlock(&layout);
 		return;
 	}
+	note("move", here, there, n, 0);
 	struct area away = { .base = (uint64_t *)there - from * WORDS };
 	memcpy(away.is, a->is, sizeof away.is);
 	if (below(r, 2))
@@ -107,6 +173,7 @@ static void move(struct roamer *r, struct area *a, uint64_t from, uint64_t n)
 	if (below(r, 2))
 		fill(r, &away, from, n);
 	MUST(mremap(there, n * PAGE, n * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, here) == here);
+	note("move", there, here, n, 0);
 	memcpy(a->is, away.is, sizeof away.is);
 	pthread_mutex_unlock(&layout);
 }
@@ -119,6 +186,7 @@ static void leave(struct roamer *r, struct area *a, uint64_t from, struct area *
 	pthread_mutex_lock(&layout);
 	int left = mremap(here, n * PAGE, n * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED | DONTUNMAP, there) == there;
 	int why = errno;
+	note("leave", here, there, n, left ? 0 : -why);
 	if (!left) // what was there has gone perhaps
 		MUST(mmap(there, n * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == there);
 	pthread_mutex_unlock(&layout);
@@ -176,6 +244,7 @@ static void pass(struct roamer *r, struct area *a, uint64_t from, struct area *b
 		struct iovec out = { here, n * PAGE }, in = { there, n * PAGE };
 		MUST(process_vm_readv(getpid(), &in, 1, &out, 1, 0) == (ssize_t)(n * PAGE));
 	}
+	note("pass", here, there, n, 0);
 	memcpy(b->is + to, a->is + from, n * sizeof *a->is);
 }
 
@@ -188,7 +257,8 @@ static void operate(struct roamer *r)
 	struct area *a = &r->areas[below(r, AREAS)], *b = &r->areas[below(r, AREAS)];
 	uint64_t n = 1 + below(r, RUN), from = below(r, PAGES - n), to = below(r, PAGES - n);
 	uint64_t *p = a->base + from * WORDS;
-	switch (below(r, 24)) {
+	kind = below(r, 24);
+	switch (skip >> kind & 1 ? 5 : kind) {
 	case 0: case 1: case 2: case 3: case 4:
 		look(a, from, n);
 		break;
@@ -267,7 +337,7 @@ static void operate(struct roamer *r)
 static void *roam(void *arg)
 {
 	struct roamer *r = arg;
-	for (uint64_t i = 0; i < operations; i++)
+	for (operation = 0; operation < operations; operation++)
 		operate(r);
 	for (int i = 0; i < AREAS; i++)
 		look(&r->areas[i], 0, PAGES);
@@ -276,13 +346,16 @@ static void *roam(void *arg)
 
 int main(int argc, char **argv)
 {
-	if (argc != 4) {
-		fprintf(stderr, "usage: roam THREADS OPERATIONS SEED\n");
+	if (argc != 4 && argc != 5) {
+		fprintf(stderr, "usage: roam THREADS OPERATIONS SEED [SKIP]\n");
 		return 2;
 	}
 	uint64_t threads = number(argv[1], "THREADS");
 	operations = number(argv[2], "OPERATIONS");
 	seed = number(argv[3], "SEED");
+	skip = argc == 5 ? number(argv[4], "SKIP") : 0;
+	struct sigaction sa = { .sa_sigaction = confess, .sa_flags = SA_SIGINFO };
+	MUST(sigaction(SIGABRT, &sa, 0) == 0 && sigaction(SIGBUS, &sa, 0) == 0 && sigaction(SIGSEGV, &sa, 0) == 0);
 	struct roamer *all = calloc(threads, sizeof *all);
 	MUST(all && threads > 0);
 	for (uint64_t t = 0; t < threads; t++) {
