@@ -193,8 +193,9 @@ func earlyFilter() []unix.SockFilter {
 		p.And(unix.MAP_GROWSDOWN)
 		p.If(unix.MAP_GROWSDOWN, p.report)
 	})
-	// What is sealed could not be closed to the program any more (Linux 6.10).
-	p.IfCall([]uintptr{unix.SYS_IO_URING_SETUP, unix.SYS_IO_SETUP, unix.SYS_MSEAL}, func() {
+	// What is sealed could not be closed to the program any more (Linux 6.10), and what
+	// is outside would be missing to the kernel, too, if the program serves it itself.
+	p.IfCall([]uintptr{unix.SYS_IO_URING_SETUP, unix.SYS_IO_SETUP, unix.SYS_MSEAL, unix.SYS_USERFAULTFD}, func() {
 		p.Ret(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))
 	})
 	// As before Linux 6.13, which takes all advice for the caller's own memory.

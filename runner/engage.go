@@ -347,6 +347,9 @@ func (e *engagement) mapping(a mem.Addr) (mem.Range, bool) {
 	if e.user != nil {
 		return e.user.Mapping(a)
 	}
+	if len(e.unknown(mem.MakeRange(a, 1), nil)) == 0 {
+		return mem.Range{}, false // it is about to be another descriptor's
+	}
 	vmas, err := procmem.Maps(e.pid())
 	if err != nil {
 		return mem.Range{}, false

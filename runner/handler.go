@@ -18,10 +18,16 @@ import (
 // handler receives the events of the tree, all on the tracer's thread.
 type handler struct {
 	*Run
-	calls map[*tracee.Thread]tracee.Call // of threads that we see again at their exit
+	calls map[*tracee.Thread]call // of threads that we see again at their exit
 	// urgent is set once the tracer's thread runs before normal ones: every
 	// stopped thread waits for it, and the bound for the stops it makes.
 	urgent bool
+}
+
+// call is one that is being made.
+type call struct {
+	tracee.Call
+	ceded mem.Range // given up for the time of the call
 }
 
 // Exec is tracee.Handler's.
@@ -98,12 +104,16 @@ func (h *handler) SpaceGone(sp *tracee.Space) {
 // SyscallEnter is tracee.Handler's: a call that the filter has stopped. The
 // exit is of interest only where the new memory has to be registered.
 func (h *handler) SyscallEnter(th *tracee.Thread) bool {
-	if h.engagementOf(th.Process().Space()) != nil {
+	if e := h.engagementOf(th.Process().Space()); e != nil {
 		c, err := th.Call()
 		if err != nil {
 			return false // killed meanwhile
 		}
-		h.calls[th] = c
+		made := call{Call: c, ceded: registers(th, c)}
+		if !made.ceded.Empty() {
+			e.cede(made.ceded)
+		}
+		h.calls[th] = made
 		return true
 	}
 	if h.pager.Resident() > 0 {
@@ -120,12 +130,18 @@ func (h *handler) SyscallExit(th *tracee.Thread) {
 	if e == nil || !seen {
 		return
 	}
+	if !c.ceded.Empty() {
+		e.removePrivate(c.ceded) // unless the call has failed, it is another descriptor's now
+	}
 	exit, err := th.Call()
 	if err != nil || exit.Errno != 0 {
+		if err == nil && !c.ceded.Empty() {
+			e.rescan() // it is ours again
+		}
 		return // killed meanwhile, or nothing was mapped
 	}
 	c.Ret = exit.Ret
-	if !e.called(th, c) && inject.Again(th.Tid(), c.Nr, c.Args) != nil {
+	if !e.called(th, c.Call) && inject.Again(th.Tid(), c.Nr, c.Args) != nil {
 		return // killed meanwhile
 	}
 }
@@ -156,6 +172,44 @@ func (e *engagement) called(th *tracee.Thread, c tracee.Call) (done bool) {
 		}
 	}
 	return done
+}
+
+// registers returns the range that a call registers with a descriptor of the
+// program's own, if that is what it does.
+func registers(th *tracee.Thread, c tracee.Call) (r mem.Range) {
+	var arg [16]byte // the begin of struct uffdio_register, a struct uffdio_range
+	if c.Nr != unix.SYS_IOCTL || !c.Native {
+		return r
+	}
+	if _, err := inject.ReadMemory(th.Tid(), mem.Addr(c.Args[2]), arg[:]); err != nil {
+		return r // the kernel does not find it either
+	}
+	start, size := binary.LittleEndian.Uint64(arg[:]), binary.LittleEndian.Uint64(arg[8:])
+	if start%mem.PageSize != 0 || size%mem.PageSize != 0 || start+size < start {
+		return r // the kernel refuses it
+	}
+	return mem.MakeRange(mem.Addr(start), size)
+}
+
+// cede gives up r before the program registers it with a descriptor of its own,
+// which the kernel refuses while it is registered with ours. Until the call has
+// been made nobody may take it for memory that we have overlooked.
+func (e *engagement) cede(r mem.Range) {
+	d, ok := e.fd.(*descriptor)
+	if !ok {
+		return
+	}
+	e.addPrivate(r)
+	for _, known := range e.pg.Regions() {
+		part := known.Intersect(r)
+		if part.Empty() {
+			continue
+		}
+		err := e.pg.Release(part, d.Unregister)
+		if err != nil && !gone(err) {
+			e.r.log.Warn("the program's own userfaultfd is refused memory", "pid", e.pid(), "err", err)
+		}
+	}
 }
 
 // vector returns the ranges of which a thread has passed the kernel a list of n

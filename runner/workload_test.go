@@ -108,6 +108,17 @@ func TestWrittenAfterFree(t *testing.T) {
 	})
 }
 
+// TestProgramThatServesItsOwnMemory: a program that had been engaged was refused to
+// register memory with a userfaultfd of its own (EBUSY), since all of it was ours.
+func TestProgramThatServesItsOwnMemory(t *testing.T) {
+	testutil.Need(t, os.Geteuid() == 0, "needs root, for userfaultfd(2)")
+	same(t, program{
+		args:  []string{workload.Build(t, "served"), "32", "7"},
+		limit: 8 * mib, stores: []string{"mem:"}, bounded: true, stderr: true,
+		slack: 4 * mib, // what it serves
+	})
+}
+
 // TestProcs covers fork, vfork, posix_spawn, clone3, clone with CLONE_VM, exec
 // from a thread, 200 threads, 1,000 children and signals, H14.
 func TestProcs(t *testing.T) {

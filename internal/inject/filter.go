@@ -13,6 +13,7 @@ import (
 
 	"github.com/faultline-go/faultline/internal/bpf"
 	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
 // Values that the tracer reads with PTRACE_GETEVENTMSG at the seccomp stop of
@@ -28,6 +29,9 @@ const (
 	TraceMadvise
 	// TraceProcessMadvise is the same through process_madvise.
 	TraceProcessMadvise
+	// TraceRegister is the ioctl by which a program registers memory with a
+	// userfaultfd of its own.
+	TraceRegister
 	// TraceForeign is a call that maps memory, made by a 32-bit or x32 program
 	// or part of a program. Its arguments have not been looked at.
 	TraceForeign
@@ -69,6 +73,7 @@ func Filter() []unix.SockFilter {
 	p.JumpIf(unix.SYS_BRK, "brk")
 	p.JumpIf(unix.SYS_MADVISE, "madvise")
 	p.JumpIf(unix.SYS_PROCESS_MADVISE, "process_madvise")
+	p.JumpIf(unix.SYS_IOCTL, "ioctl")
 	p.Ret(unix.SECCOMP_RET_ALLOW)
 
 	p.Label("mmap")
@@ -84,6 +89,11 @@ func Filter() []unix.SockFilter {
 	reportAdvice(&p, bpf.OffArg(2), TraceMadvise)
 	p.Label("process_madvise")
 	reportAdvice(&p, bpf.OffArg(3), TraceProcessMadvise)
+
+	p.Label("ioctl")
+	p.Load(bpf.OffArg(1))
+	p.RetIf(uapi.UFFDIO_REGISTER, unix.SECCOMP_RET_TRACE|TraceRegister)
+	p.Ret(unix.SECCOMP_RET_ALLOW)
 
 	if x32 != 0 {
 		p.Label("x32")

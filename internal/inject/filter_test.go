@@ -57,6 +57,9 @@ func TestFilter(t *testing.T) {
 		{"hugepage", madvise(unix.MADV_HUGEPAGE), allow},
 		{"process_madvise guard", bpftest.Data(nativeArch, unix.SYS_PROCESS_MADVISE, 3, 0, 1, 102), trace | TraceProcessMadvise},
 		{"process_madvise cold", bpftest.Data(nativeArch, unix.SYS_PROCESS_MADVISE, 3, 102, 1, 20), allow},
+		{"register", bpftest.Data(nativeArch, unix.SYS_IOCTL, 3, 0xc020aa00, 0x1000), trace | TraceRegister},
+		{"register, high bits set", bpftest.Data(nativeArch, unix.SYS_IOCTL, 3, high|0xc020aa00, 0x1000), trace | TraceRegister},
+		{"unregister", bpftest.Data(nativeArch, unix.SYS_IOCTL, 3, 0x8010aa01, 0x1000), allow},
 		{"read", bpftest.Data(nativeArch, unix.SYS_READ), allow},
 		{"munmap", bpftest.Data(nativeArch, unix.SYS_MUNMAP), allow},
 		{"minus one", bpftest.Data(nativeArch, ^uint32(0)), allow},
@@ -76,7 +79,7 @@ func TestFilter(t *testing.T) {
 			}
 		}
 	}
-	traced := map[uint32]bool{unix.SYS_MMAP: true, unix.SYS_BRK: true, unix.SYS_MADVISE: true, unix.SYS_PROCESS_MADVISE: true}
+	traced := map[uint32]bool{unix.SYS_MMAP: true, unix.SYS_BRK: true, unix.SYS_MADVISE: true, unix.SYS_PROCESS_MADVISE: true, unix.SYS_IOCTL: true}
 	for nr := range uint32(500) {
 		ret, constant := bpftest.Run(t, prog, bpftest.Data(nativeArch, nr))
 		if !traced[nr] && (ret != allow || !constant) {

@@ -166,7 +166,7 @@ func TestTimes(t *testing.T) {
 func TestUsage(t *testing.T) {
 	for name, args := range map[string][]string{
 		"touch": {"0", "1", "1"}, "mapper": {"1", "1", "nonesuch"}, "procs": {"x", "1"},
-		"pins": {"."}, "selfcheck": {"1"}, "gomem": {"1"}, "roam": {"1", "1"},
+		"pins": {"."}, "served": {"1"}, "selfcheck": {"1"}, "gomem": {"1"}, "roam": {"1", "1"},
 	} {
 		if r := run(t, workload.Build(t, name), args...); r.state.ExitCode() != 2 || r.stderr == "" {
 			t.Errorf("%s %v: %v, stderr %q; want status 2 and a message", name, args, r.state, r.stderr)
