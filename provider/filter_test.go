@@ -87,6 +87,16 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+// What a managed program must not do fails from its start on.
+func TestEarlyFilterRefuses(t *testing.T) {
+	for _, nr := range []uint32{unix.SYS_IO_URING_SETUP, unix.SYS_IO_SETUP, unix.SYS_MSEAL, unix.SYS_USERFAULTFD} {
+		want := unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+		if got, _ := bpftest.Run(t, earlyFilter(), bpftest.Data(auditArch, nr)); got != want {
+			t.Errorf("call %d: %#x, want %#x", nr, got, want)
+		}
+	}
+}
+
 // Our agents change the memory of a window and wait for nobody.
 func TestFilterKnowsAgents(t *testing.T) {
 	window := mem.MakeRange(0x7f12_3400_0000, 1<<24)
