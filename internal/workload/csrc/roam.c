@@ -41,6 +41,7 @@ struct roamer {
 };
 
 static uint64_t operations, skip;
+static int alone; // a child, which has none of its own
 
 // Something that was done to pages, and the pages that it was done with, if any.
 struct deed {
@@ -202,17 +203,22 @@ static void leave(struct roamer *r, struct area *a, uint64_t from, struct area *
 		fill(r, a, from, n);
 }
 
-// child has a copy of everything, and changes some of it.
+static void operate(struct roamer *r);
+
+enum { CHILD_OPERATIONS = 24 };
+
+// child has a copy of everything, and goes on with it by itself.
 static void child(struct roamer *r)
 {
-	for (int i = 0; i < 8; i++) {
-		struct area *a = &r->areas[below(r, AREAS)];
-		uint64_t n = 1 + below(r, RUN), from = below(r, PAGES - n);
-		look(a, from, n);
-		if (i & 1)
-			fill(r, a, from, n);
-		look(a, from, n);
-	}
+	layout = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER; // who held it is not here
+	MUST(pipe(r->ends) == 0);                             // the parent's is the parent's
+	for (int i = 0; i < AREAS; i++)
+		look(&r->areas[i], 0, PAGES);
+	alone = 1;
+	for (int i = 0; i < CHILD_OPERATIONS; i++)
+		operate(r);
+	for (int i = 0; i < AREAS; i++)
+		look(&r->areas[i], 0, PAGES);
 	_exit(0);
 }
 
@@ -328,7 +334,7 @@ static void operate(struct roamer *r)
 		}
 		break;
 	case 23:
-		if (below(r, 16) == 0)
+		if (below(r, 16) == 0 && !alone)
 			beget(r);
 		break;
 	}
@@ -370,8 +376,10 @@ int main(int argc, char **argv)
 			fill(r, &r->areas[i], 0, PAGES);
 		}
 	}
+	pthread_mutex_lock(&layout); // their stacks, too
 	for (uint64_t t = 0; t < threads; t++)
 		MUST((errno = pthread_create(&all[t].thread, 0, roam, &all[t])) == 0);
+	pthread_mutex_unlock(&layout);
 	for (uint64_t t = 0; t < threads; t++)
 		MUST((errno = pthread_join(all[t].thread, 0)) == 0);
 	printf("ok roam\n");
