@@ -147,6 +147,13 @@ func same(t *testing.T, p program) []*outcome {
 	t.Helper()
 	bin := command(t)
 	alone := p.run(t, p.args)
+	// It is looked at now and then. On a busy machine a short program has come and gone
+	// in between.
+	for i := 0; i < 5 && p.engine == "" && alone.peak.Bytes < 4*p.limit; i++ {
+		if o := p.run(t, p.args); o.peak.Bytes > alone.peak.Bytes {
+			alone = o
+		}
+	}
 	t.Logf("alone: %v, %s", alone.wall.Round(time.Millisecond), size.Format(alone.peak.Bytes))
 	if p.engine == "" && alone.peak.Bytes < 4*p.limit {
 		t.Errorf("the limit is %s, which is more than a quarter of the %s seen without it",
