@@ -243,17 +243,21 @@ func (m *Manager) Mapping(a mem.Addr) (r mem.Range, ok bool) {
 
 // Guards calls f for the parts of r that the program has made guards, in order.
 func (m *Manager) Guards(r mem.Range, f func(mem.Range)) {
+	var parts []mem.Range // f may let threads go on that change them
 	_, _ = m.on(func() (int, syscall.Errno) {
 		if m.sp.managed == nil {
 			return 0, 0
 		}
 		for _, g := range m.sp.managed.guards {
 			if part := g.Intersect(r); !part.Empty() {
-				f(part)
+				parts = append(parts, part)
 			}
 		}
 		return 0, 0
 	})
+	for _, part := range parts {
+		f(part)
+	}
 }
 
 // Private returns the memory that is ours in the process.
