@@ -318,18 +318,8 @@ func (s *Space) adopt(f fault) {
 		s.wake(f.page)
 		return
 	}
+	s.Found(r)
 	s.mu.Lock()
-	// Only what is unknown of the mapping is new.
-	i := s.regions.at(at)
-	if i > 0 {
-		r.Start = max(r.Start, s.regions.list[i-1].End)
-	}
-	if i < len(s.regions.list) {
-		r.End = min(r.End, s.regions.list[i].Start)
-	}
-	if r.Contains(at) {
-		s.regions.add(region{Range: r})
-	}
 	known := s.regions.find(at) != nil
 	s.mu.Unlock()
 	if !known {

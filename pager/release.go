@@ -60,8 +60,6 @@ func (s *Space) release(r mem.Range, unregister func(mem.Range) syscall.Errno) b
 	if !s.bringIn(r) {
 		return false
 	}
-	// Not before it is unregistered: a page that is touched now for the first time
-	// must not be taken for one that grew there.
 	s.must("UFFDIO_UNREGISTER", r, unregister(r))
 	s.forget(r)
 	s.mu.Lock()

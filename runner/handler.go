@@ -18,16 +18,12 @@ import (
 // handler receives the events of the tree, all on the tracer's thread.
 type handler struct {
 	*Run
-	calls map[*tracee.Thread]call // of threads that we see again at their exit
+	calls map[*tracee.Thread]tracee.Call // of threads that we see again at their exit
+	// ceded is what was given up for a call that a thread is about to make again.
+	ceded map[*tracee.Thread]mem.Range
 	// urgent is set once the tracer's thread runs before normal ones: every
 	// stopped thread waits for it, and the bound for the stops it makes.
 	urgent bool
-}
-
-// call is one that is being made.
-type call struct {
-	tracee.Call
-	ceded mem.Range // given up for the time of the call
 }
 
 // Exec is tracee.Handler's.
@@ -104,16 +100,12 @@ func (h *handler) SpaceGone(sp *tracee.Space) {
 // SyscallEnter is tracee.Handler's: a call that the filter has stopped. The
 // exit is of interest only where the new memory has to be registered.
 func (h *handler) SyscallEnter(th *tracee.Thread) bool {
-	if e := h.engagementOf(th.Process().Space()); e != nil {
+	if h.engagementOf(th.Process().Space()) != nil {
 		c, err := th.Call()
 		if err != nil {
 			return false // killed meanwhile
 		}
-		made := call{Call: c, ceded: registers(th, c)}
-		if !made.ceded.Empty() {
-			e.cede(made.ceded)
-		}
-		h.calls[th] = made
+		h.calls[th] = c
 		return true
 	}
 	if h.pager.Resident() > 0 {
@@ -130,18 +122,28 @@ func (h *handler) SyscallExit(th *tracee.Thread) {
 	if e == nil || !seen {
 		return
 	}
-	if !c.ceded.Empty() {
-		e.removePrivate(c.ceded) // unless the call has failed, it is another descriptor's now
+	ceded := h.ceded[th]
+	delete(h.ceded, th)
+	if !ceded.Empty() {
+		e.removePrivate(ceded) // unless the call has failed again, it is another descriptor's now
 	}
 	exit, err := th.Call()
-	if err != nil || exit.Errno != 0 {
-		if err == nil && !c.ceded.Empty() {
-			e.rescan() // it is ours again
+	switch {
+	case err != nil:
+		return // killed meanwhile
+	case exit.Errno != 0 && !ceded.Empty():
+		e.rescan() // it is ours again
+		return
+	case exit.Errno == unix.EBUSY:
+		if r := registers(th, c); !r.Empty() && e.cede(r) && inject.Again(th.Tid(), c.Nr, c.Args) == nil {
+			h.ceded[th] = r
 		}
-		return // killed meanwhile, or nothing was mapped
+		return
+	case exit.Errno != 0:
+		return // nothing was mapped
 	}
 	c.Ret = exit.Ret
-	if !e.called(th, c.Call) && inject.Again(th.Tid(), c.Nr, c.Args) != nil {
+	if !e.called(th, c) && inject.Again(th.Tid(), c.Nr, c.Args) != nil {
 		return // killed meanwhile
 	}
 }
@@ -191,13 +193,14 @@ func registers(th *tracee.Thread, c tracee.Call) (r mem.Range) {
 	return mem.MakeRange(mem.Addr(start), size)
 }
 
-// cede gives up r before the program registers it with a descriptor of its own,
-// which the kernel refuses while it is registered with ours. Until the call has
-// been made nobody may take it for memory that we have overlooked.
-func (e *engagement) cede(r mem.Range) {
+// cede gives up r, which the kernel has refused to register with a descriptor of the
+// program's own since it is registered with ours. Until the call has been made again
+// nobody may take it for memory that we have overlooked. It reports false if there is
+// nothing to give up.
+func (e *engagement) cede(r mem.Range) (any bool) {
 	d, ok := e.fd.(*descriptor)
 	if !ok {
-		return
+		return false
 	}
 	e.addPrivate(r)
 	for _, known := range e.pg.Regions() {
@@ -205,11 +208,15 @@ func (e *engagement) cede(r mem.Range) {
 		if part.Empty() {
 			continue
 		}
-		err := e.pg.Release(part, d.Unregister)
-		if err != nil && !gone(err) {
+		any = true
+		if err := e.pg.Release(part, d.Unregister); err != nil && !gone(err) {
 			e.r.log.Warn("the program's own userfaultfd is refused memory", "pid", e.pid(), "err", err)
 		}
 	}
+	if !any {
+		e.removePrivate(r)
+	}
+	return any
 }
 
 // vector returns the ranges of which a thread has passed the kernel a list of n
