@@ -103,7 +103,9 @@ func TestGuardStopsReadahead(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.fill(k, 310, 2, 1)
-		s.Unguard(pages(40, 2))
+		if err := s.Unguard(pages(40, 2)); err != nil {
+			t.Fatal(err)
+		}
 		r.fill(k, 40, 2, 1)
 		r.wantCounts()
 	})

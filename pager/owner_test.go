@@ -3,6 +3,7 @@
 package pager
 
 import (
+	"cmp"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -104,6 +105,56 @@ func TestForkWhileMoverWaits(t *testing.T) {
 		for i := range 100 {
 			r.wantPage(ck, page(i), pattern(uint64(i)+1))
 			r.wantPage(k, page(i), pattern(uint64(i)+1))
+		}
+	})
+}
+
+// TestForkKnowsNothingLater: the thread that forks goes on when the event is read. What
+// it said then of what children shall find concerned the child whose table was not
+// copied yet: memory to be wiped in others was zero in it.
+func TestForkKnowsNothingLater(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		var c children
+		k := r.space()
+		k.mmap(pages(0, 600))
+		o, owned := r.own()
+		s := r.attach(k, c.hook, owned)
+		if err := s.Guard(pages(590, 2)); err != nil {
+			t.Fatal(err)
+		}
+		r.fill(k, 250, 330, 1)
+		var ck *sim
+		var i int
+		var forked, advised <-chan struct{}
+		o.whileMoverWaits(r, k, s, 250, func() func() bool {
+			told := r.hold("fork:read")
+			told.release()
+			forked = run(func() { ck = k.fork() })
+			turns := 0
+			return func() bool {
+				if !isDone(told.arrived) {
+					return false
+				}
+				if turns++; turns == 1 {
+					i = r.firstIn(s, 600, outside)
+					advised = run(func() {
+						if err := cmp.Or(s.SetWipe(pages(0, 580), true), s.Unguard(pages(590, 2))); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				return turns == 3 // it has done what it can, or time would stand still
+			}
+		})
+		<-forked
+		<-advised
+		cs := c.take(r.fdOf(ck)).Start(ck, SpaceConfig{Name: "child", Mover: ck.newMover, Mapping: ck.mapping, Present: ck.presentIn})
+		r.wantPage(ck, page(i), pattern(uint64(i)+1))
+		if cs.guards.find(page(590).Addr()) == nil {
+			t.Error("the child has no guard")
+		}
+		if s.guards.find(page(590).Addr()) != nil {
+			t.Error("the parent has its guard still")
 		}
 	})
 }

@@ -295,22 +295,27 @@ func (s *Space) guard(r mem.Range) {
 }
 
 // Unguard tells that r is no guard any more (MADV_GUARD_REMOVE).
-func (s *Space) Unguard(r mem.Range) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.guards.remove(r)
+func (s *Space) Unguard(r mem.Range) error {
+	return s.drained(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.guards.remove(r)
+	})
 }
 
-// SetWipe says whether a forked child finds zeros in r.
-func (s *Space) SetWipe(r mem.Range, wipe bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var parts []region
-	s.regions.within(r, func(part region) { parts = append(parts, part) })
-	for _, part := range parts {
-		part.wipe = wipe
-		s.regions.add(part)
-	}
+// SetWipe says whether a forked child finds zeros in r. A child whose fork has been
+// read, but not been applied yet, is not concerned.
+func (s *Space) SetWipe(r mem.Range, wipe bool) error {
+	return s.drained(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		var parts []region
+		s.regions.within(r, func(part region) { parts = append(parts, part) })
+		for _, part := range parts {
+			part.wipe = wipe
+			s.regions.add(part)
+		}
+	})
 }
 
 // Regions returns the ranges that are registered, in order.

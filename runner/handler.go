@@ -261,20 +261,19 @@ const (
 // advised reports false for guards that were not set everywhere: the kernel lets
 // UFFDIO_COPY put a page in the place of one, and some may have been on the way.
 func (e *engagement) advised(r mem.Range, advice int) (done bool) {
+	// An error means that the space has ended.
 	switch advice {
-	case unix.MADV_WIPEONFORK:
-		e.pg.SetWipe(r, true)
-	case unix.MADV_KEEPONFORK:
-		e.pg.SetWipe(r, false)
+	case unix.MADV_WIPEONFORK, unix.MADV_KEEPONFORK:
+		_ = e.pg.SetWipe(r, advice == unix.MADV_WIPEONFORK)
 	case madvGuardInstall:
 		if e.pg.Guard(r) != nil {
-			return true // the space has ended
+			return true
 		}
 		done := true
 		err := e.present(r, func(mem.Range) { done = false })
 		return done || err != nil
 	case madvGuardRemove:
-		e.pg.Unguard(r)
+		_ = e.pg.Unguard(r)
 	}
 	return true
 }

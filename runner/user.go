@@ -143,7 +143,7 @@ func (r *Run) mapped(sp *tracee.Space, part mem.Range) {
 
 func (r *Run) wiped(sp *tracee.Space, part mem.Range, wipe bool) {
 	if e := r.engagementOf(sp); e != nil {
-		e.pg.SetWipe(part, wipe)
+		_ = e.pg.SetWipe(part, wipe) // an error means that the space has ended
 	}
 }
 
@@ -152,9 +152,10 @@ func (r *Run) guarded(sp *tracee.Space, part mem.Range, on bool) {
 	if e == nil {
 		return
 	}
-	_ = e.pg.Guard(part) // an error means that the space has ended
+	// Errors mean that the space has ended.
+	_ = e.pg.Guard(part)
 	if !on {
-		e.pg.Unguard(part)
+		_ = e.pg.Unguard(part)
 	}
 }
 
