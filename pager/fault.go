@@ -320,7 +320,12 @@ func (s *Space) adopt(f fault) {
 	}
 	s.Found(r)
 	s.mu.Lock()
-	known := s.regions.find(at) != nil
+	reg := s.regions.find(at)
+	known := reg != nil
+	if head := s.regions.find(r.Start); known && head != nil && head.wipe {
+		// What a mapping grows by is as it is, and r was one a moment ago.
+		s.regions.add(region{r.Intersect(reg.Range), true})
+	}
 	s.mu.Unlock()
 	if !known {
 		s.p.stat.stale.Add(1)

@@ -34,7 +34,8 @@ type SpaceConfig struct {
 	// is discarded.
 	Forked func(fd int, child *Child)
 	// Mapping returns the bounds of the mapping around a, for faults in
-	// memory that nobody has announced: a mapping that grew in place.
+	// memory that nobody has announced: a mapping that grew in place. It must
+	// be a single one: its parts are alike to a child.
 	Mapping func(a mem.Addr) (mem.Range, bool)
 	// Present calls f for the parts of r that are present, in order.
 	Present func(r mem.Range, f func(mem.Range)) error

@@ -193,6 +193,7 @@ func (sp *space) inherit(child *tracee.Process, v *vkernel.Process) {
 	c.adopt(v)
 	c.guarded = slices.Clone(sp.guarded)
 	c.inheritUpkeep(sp, child)
+	c.wiped(v.Wiped())
 	threads := child.Threads()
 	if len(sp.guarded) == 0 || len(threads) == 0 {
 		c.guarded = nil
@@ -213,5 +214,16 @@ func (sp *space) inherit(child *tracee.Process, v *vkernel.Process) {
 	for _, r := range all {
 		c.mirrorShared(r)
 		c.apply(r)
+	}
+}
+
+// wiped notes that the kernel has given a child none of the pages of its parent in these
+// ranges, nor any guards, neither the program's nor those that seal.
+func (sp *space) wiped(ranges []mem.Range) {
+	for _, r := range ranges {
+		sp.prot.forget(r)
+	}
+	if sp.managed != nil {
+		sp.managed.guards = subtract(sp.managed.guards, ranges)
 	}
 }

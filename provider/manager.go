@@ -228,14 +228,10 @@ func (m *Manager) Register(r mem.Range) syscall.Errno {
 	}
 }
 
-// Mapping returns the registered memory around a.
+// Mapping returns the mapping at a, if it is registered.
 func (m *Manager) Mapping(a mem.Addr) (r mem.Range, ok bool) {
 	_, _ = m.on(func() (int, syscall.Errno) {
-		for _, g := range m.sp.guarded {
-			if g.Contains(a) {
-				r, ok = g, true
-			}
-		}
+		r, ok = m.sp.v.Mapping(a)
 		return 0, 0
 	})
 	return r, ok
@@ -258,6 +254,15 @@ func (m *Manager) Guards(r mem.Range, f func(mem.Range)) {
 	for _, part := range parts {
 		f(part)
 	}
+}
+
+// Wipe tells of memory that a forked child finds zeroed (MADV_WIPEONFORK) since before it
+// was managed.
+func (m *Manager) Wipe(r mem.Range) {
+	_, _ = m.on(func() (int, syscall.Errno) {
+		// What is not mapped any more needs nothing.
+		return 0, m.sp.keeper.Madvise(r.Start, r.Len(), unix.MADV_WIPEONFORK)
+	})
 }
 
 // Private returns the memory that is ours in the process.

@@ -459,7 +459,7 @@ func (sp *space) mapping(v procmem.VMA) vkernel.Mapping {
 	}
 	if m.Shared && !v.Write {
 		// Whether it could be made writable only smaps tells.
-		m.Fixed = !procmem.FlagAt(sp.ts.Pid(), v.Start, "mw")
+		m.Fixed = !sp.flagged(v.Start, "mw")
 	}
 	return m
 }
@@ -469,10 +469,16 @@ func (sp *space) mapping(v procmem.VMA) vkernel.Mapping {
 func (sp *space) droppable(v procmem.VMA) bool {
 	for _, pr := range sp.ts.Processes() {
 		if f := sp.p.filters[pr]; f != nil && f.droppable && sp.managed == nil {
-			return procmem.FlagAt(sp.ts.Pid(), v.Start, "dp")
+			return sp.flagged(v.Start, "dp")
 		}
 	}
 	return false
+}
+
+// flagged reports whether the mapping at a has a flag of proc_pid_smaps(5).
+func (sp *space) flagged(a mem.Addr, flag string) bool {
+	all, err := procmem.Flagged(sp.ts.Pid(), flag)
+	return err == nil && slices.ContainsFunc(all, func(r mem.Range) bool { return r.Contains(a) })
 }
 
 // special reports whether memory of this name is the kernel's own, as the vDSO

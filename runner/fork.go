@@ -32,9 +32,11 @@ const (
 	grace = 20 * time.Millisecond
 )
 
-// registered is the flag in proc_pid_smaps(5) of memory whose missing pages
-// are served by a userfaultfd.
-const registered = "um"
+// isServed reports whether missing pages of a process are served by a userfaultfd.
+func isServed(pid int) bool {
+	all, err := procmem.Flagged(pid, "um")
+	return err == nil && len(all) > 0
+}
 
 // birth is the memory of a forked child, for which the process is not found
 // yet: the descriptor's event does not name it.
@@ -143,7 +145,7 @@ func (e *engagement) claim(pid int) *birth {
 			}
 		}
 		if late := time.Since(began); late > birthTime {
-			if late > birthLimit || !procmem.HasFlag(pid, registered) {
+			if late > birthLimit || !isServed(pid) {
 				return nil
 			}
 			clear(seen) // one may have been busy
@@ -188,7 +190,7 @@ func (r *Run) fork(parent, child *tracee.Process) {
 	c := e.claim(child.Pid())
 	if c == nil {
 		r.disown(ce)
-		if procmem.HasFlag(child.Pid(), registered) {
+		if isServed(child.Pid()) {
 			// It would read zeros where pages are outside.
 			r.fatal(fmt.Errorf("the memory of pid %d, a child of pid %d, was not announced", child.Pid(), parent.Pid()))
 		}

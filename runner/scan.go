@@ -33,6 +33,8 @@ func (e *engagement) scan() {
 		e.freed.Store(e.freed.Load() || err != nil || n > 0)
 	}
 	known := e.pg.Regions()
+	var wiped []mem.Range
+	looked := false
 	for _, v := range vmas {
 		if v.Name == "[heap]" {
 			e.mu.Lock()
@@ -43,7 +45,29 @@ func (e *engagement) scan() {
 			continue
 		}
 		for _, part := range e.unknown(v.Range, known) {
+			if !looked {
+				if wiped, err = procmem.Flagged(e.pid(), "wf"); err != nil {
+					return // it has ended
+				}
+				looked = true
+			}
 			e.found(part)
+			e.wipe(part, wiped)
+		}
+	}
+}
+
+// wipe tells what of r forked children find zeroed, in memory that was not seen when the
+// program said so.
+func (e *engagement) wipe(r mem.Range, wiped []mem.Range) {
+	for _, w := range wiped {
+		part := w.Intersect(r)
+		if part.Empty() {
+			continue
+		}
+		_ = e.pg.SetWipe(part, true) // an error means that the space has ended
+		if e.user != nil {
+			e.user.Wipe(part)
 		}
 	}
 }

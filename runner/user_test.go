@@ -44,6 +44,12 @@ func TestUserGuards(t *testing.T) {
 	user(t, 12*mib, workload.Build(t, "mapper"), "1", "7", "guards-in-stream")
 }
 
+// TestUserWiped is TestWiped. What leaves is sealed by guards, of which a child has none
+// there: what it wrote was dropped when they came back, or its faults never ended.
+func TestUserWiped(t *testing.T) {
+	user(t, 12*mib, workload.Build(t, "mapper"), "1", "7", "wiped")
+}
+
 // TestUserRoam is TestRoam.
 func TestUserRoam(t *testing.T) {
 	user(t, mib, workload.Build(t, "roam"), "1", strconv.Itoa(smaller(10000, 3000)), "7")

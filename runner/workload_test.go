@@ -74,6 +74,17 @@ func TestFreedBeforeServed(t *testing.T) {
 	})
 }
 
+// TestWiped: children found what their parent had in memory that it has wiped on fork
+// (MADV_WIPEONFORK), as generators of random numbers do, if it had said so before it was
+// engaged; and one whose fork was read, but not applied yet, was taken for one that came
+// after what the parent said next.
+func TestWiped(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "mapper"), "1", "7", "wiped"},
+		limit: 12 * mib, stores: []string{"mem:"}, stderr: true,
+	})
+}
+
 // TestGuardsInAStream: memory that was brought in ahead of a stream of first touches took
 // the place of guards, MADV_GUARD_INSTALL, and so did what was on its way in when one
 // was set: UFFDIO_COPY overwrites them.

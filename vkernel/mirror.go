@@ -397,19 +397,37 @@ func (p *Process) Permissions(a mem.Addr) int {
 // Shared calls fn for the registered parts of r that map an object which the
 // process shares.
 func (p *Process) Shared(r mem.Range, fn func(part mem.Range)) {
+	for _, part := range p.registered(r, (*vma).shared) {
+		fn(part)
+	}
+}
+
+// Wiped returns the registered memory that a forked child finds zeroed
+// (MADV_WIPEONFORK), in order.
+func (p *Process) Wiped() []mem.Range {
+	return p.registered(mem.Range{End: ^mem.Addr(0)}, func(v *vma) bool { return v.is(vmWipeOnFork) })
+}
+
+// Mapping returns the VMA at a, if it is registered.
+func (p *Process) Mapping(a mem.Addr) (r mem.Range, ok bool) {
+	for _, r := range p.registered(mem.MakeRange(a, 1), func(*vma) bool { return true }) {
+		return r, true
+	}
+	return r, false
+}
+
+// registered returns the registered parts of r, in whole VMAs, of which is is true.
+func (p *Process) registered(r mem.Range, is func(*vma) bool) (parts []mem.Range) {
 	as := p.as.Load()
-	var parts []mem.Range
 	as.mu.RLock()
+	defer as.mu.RUnlock()
 	as.vmas.all(r, func(v *vma) bool {
-		if v.uffd != nil && v.shared() {
+		if v.uffd != nil && is(v) {
 			parts = append(parts, v.rng())
 		}
 		return true
 	})
-	as.mu.RUnlock()
-	for _, part := range parts {
-		fn(part)
-	}
+	return parts
 }
 
 // Flags returns the flags with which descriptor fd was made.

@@ -132,42 +132,35 @@ func Threads(pid int) int {
 	return len(d)
 }
 
-// HasFlag reports whether any mapping of a process has a flag of
-// proc_pid_smaps(5), such as "um". It is slow: the kernel looks at every
-// page.
-func HasFlag(pid int, flag string) bool {
+// Flagged returns the mappings of a process that have a flag of proc_pid_smaps(5), such
+// as "um". It is slow: the kernel looks at every page.
+func Flagged(pid int, flag string) (all []mem.Range, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", Task(pid)))
 	if err != nil {
-		return false
+		return nil, err
 	}
+	var head []byte // the line that a mapping begins with
 	for line := range bytes.Lines(b) {
-		if rest, ok := bytes.CutPrefix(line, []byte("VmFlags:")); ok {
-			for f := range bytes.FieldsSeq(rest) {
-				if string(f) == flag {
-					return true
-				}
+		if line[0] < 'A' || line[0] > 'Z' {
+			head = line
+			continue
+		}
+		flags, ok := bytes.CutPrefix(line, []byte("VmFlags:"))
+		if !ok {
+			continue
+		}
+		for f := range bytes.FieldsSeq(flags) {
+			if string(f) != flag {
+				continue
 			}
+			v, err := parseVMA(string(bytes.TrimSuffix(head, []byte{'\n'})))
+			if err != nil {
+				return nil, fmt.Errorf("smaps of process %d: %q: %w", pid, head, err)
+			}
+			all = append(all, v.Range)
 		}
 	}
-	return false
-}
-
-// FlagAt reports whether the mapping at a has a flag of proc_pid_smaps(5), such as
-// "mw". It is slow, like [HasFlag].
-func FlagAt(pid int, a mem.Addr, flag string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", Task(pid)))
-	if err != nil {
-		return false
-	}
-	inside := false
-	for line := range bytes.Lines(b) {
-		if v, err := parseVMA(string(bytes.TrimSuffix(line, []byte{'\n'}))); err == nil {
-			inside = v.Contains(a)
-		} else if rest, ok := bytes.CutPrefix(line, []byte("VmFlags:")); ok && inside {
-			return bytes.Contains(rest, []byte(" "+flag))
-		}
-	}
-	return false
+	return all, nil
 }
 
 // Locked returns how much memory a process has locked, in KiB, 0 if it is gone.

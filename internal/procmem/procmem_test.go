@@ -4,11 +4,13 @@ package procmem
 
 import (
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/mem"
 )
@@ -96,6 +98,25 @@ func TestPresent(t *testing.T) {
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("%s: %s", way.name, d)
 		}
+	}
+}
+
+func TestFlagged(t *testing.T) {
+	b, err := unix.Mmap(-1, 0, 4*mem.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(b)
+	if err := unix.Madvise(b[mem.PageSize:3*mem.PageSize], unix.MADV_WIPEONFORK); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Flagged(os.Getpid(), "wf")
+	at := mem.Addr(uintptr(unsafe.Pointer(&b[mem.PageSize])))
+	if want := mem.MakeRange(at, 2*mem.PageSize); err != nil || !slices.Contains(got, want) {
+		t.Errorf("%v, %v, want %v", got, err, want)
+	}
+	if got, err := Flagged(0, "wf"); err == nil {
+		t.Errorf("of no process: %v", got)
 	}
 }
 

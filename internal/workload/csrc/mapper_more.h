@@ -431,11 +431,64 @@ static void freed_early(void)
 	unmap(p, 2 * N);
 }
 
+// Memory that children find zeroed, since before anybody served it; and withdrawn as soon
+// as there is one.
+static void wiped(void)
+{
+	enum { FROM = 8, WIPED = N / 2, OTHER = 1 << 19 };
+	uint64_t first;
+	char *p = filled(N, &first), *w = at(p, FROM);
+	MUST(madvise(w, WIPED * PAGE, MADV_WIPEONFORK) == 0);
+	enum { SHORT = 16 };
+	char *grown = anon(2 * SHORT * PAGE);
+	range_write(grown, first + OTHER, SHORT, 1);
+	unmap(at(grown, SHORT), SHORT);
+	MUST(madvise(grown, SHORT * PAGE, MADV_WIPEONFORK) == 0);
+	struct ballast more;
+	ballast_make(&more, 56);
+	MUST(mremap(grown, SHORT * PAGE, 2 * SHORT * PAGE, 0) == grown);
+	range_write(grown, first + OTHER, 2 * SHORT, 1);
+	ballast_cycle(&more);
+	for (int round = 0; round < 4; round++) {
+		if (round % 2)
+			range_check(p, first, N, 1);
+		pid_t zeroed = fork();
+		MUST(zeroed >= 0);
+		if (zeroed == 0) {
+			range_check(p, first, FROM, 1);
+			range_check_zero(w, WIPED);
+			range_check_zero(grown, 2 * SHORT);
+			range_check(at(w, WIPED), first + FROM + WIPED, N - FROM - WIPED, 1);
+			range_write(w, first + OTHER, WIPED, 1);
+			ballast_cycle(&more);
+			range_check(w, first + OTHER, WIPED, 1);
+			_exit(0);
+		}
+		MUST(madvise(w, WIPED * PAGE, MADV_KEEPONFORK) == 0);
+		pid_t whole = fork();
+		MUST(whole >= 0);
+		if (whole == 0) {
+			range_check(p, first, N, 1);
+			_exit(0);
+		}
+		MUST(madvise(w, WIPED * PAGE, MADV_WIPEONFORK) == 0);
+		reap(zeroed);
+		reap(whole);
+		ballast_cycle(&more);
+	}
+	range_check(p, first, N, 1);
+	range_check(grown, first + OTHER, 2 * SHORT, 1);
+	ballast_free(&more);
+	unmap(grown, 2 * SHORT);
+	unmap(p, N);
+}
+
 // Steps that are run only if they are named: the engine in software refuses them, as
 // older kernels do.
 static const struct named named_only[] = {
 	{ "madvise-vector", madvise_vector },
 	{ "guards-in-stream", guards_in_stream }, // alone: half of them are set early
 	{ "freed-early", freed_early }, // alone: nothing else has filled memory
+	{ "wiped", wiped }, // alone, too
 	{ 0 },
 };
