@@ -144,6 +144,7 @@ func (e *Engine) Manage(th *tracee.Thread) (*Manager, error) {
 		return nil, err
 	}
 	p.doubt(sp, th)
+	p.findWatched(th.Process())
 	return m, nil
 }
 
@@ -301,12 +302,18 @@ func (p *Provider) managedJob(th *tracee.Thread, c tracee.Call) func(*task, trac
 			return (*task).guards
 		}
 	case unix.SYS_READ, unix.SYS_WRITE, unix.SYS_PREAD64, unix.SYS_PWRITE64:
+		if job := p.memJob(th.Process(), c); job != nil {
+			return job
+		}
 		if c.Args[2] > pieceSize {
 			return (*task).pieces
 		}
 	}
 	if slices.Contains(forkCalls, c.Nr) {
 		return (*task).fork
+	}
+	if i := slices.IndexFunc(openCalls, func(o openCall) bool { return o.nr == c.Nr }); i >= 0 {
+		return func(t *task, c tracee.Call) { t.openManaged(c, openCalls[i]) }
 	}
 	if job := memoryCalls[c.Nr]; job != nil {
 		return func(t *task, c tracee.Call) { t.change(func() { job(t, c) }) }

@@ -9,13 +9,16 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/bpf"
 	"github.com/faultline-go/faultline/internal/inject"
+	"github.com/faultline-go/faultline/internal/sysargs"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/tracee"
 	"github.com/faultline-go/faultline/vkernel"
@@ -70,10 +73,15 @@ func writeFilter(fd int) []unix.SockFilter {
 // procJob returns what is to be done about a call on one of those files, nil for
 // another one.
 func (p *Provider) procJob(pr *tracee.Process, c tracee.Call) func(*task, tracee.Call) {
-	fd := int(int32(c.Args[0]))
-	if f := p.filters[pr]; f == nil || !f.proc[fd] {
+	if f := p.filters[pr]; f == nil || !f.proc[int(int32(c.Args[0]))] {
 		return nil
 	}
+	return p.procFileJob(pr, c)
+}
+
+// procFileJob is procJob for a descriptor that may be of such a file.
+func (p *Provider) procFileJob(pr *tracee.Process, c tracee.Call) func(*task, tracee.Call) {
+	fd := int(int32(c.Args[0]))
 	link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pr.Pid(), fd))
 	if err != nil {
 		return nil
@@ -97,6 +105,39 @@ func (p *Provider) procJob(pr *tracee.Process, c tracee.Call) func(*task, tracee
 	return nil
 }
 
+// Where we manage the memory, calls are seen anyway, but to look what each reads from
+// would cost. So that begins with the first descriptor that may be of such a file.
+
+// openManaged makes a call that opens a file.
+func (t *task) openManaged(c tracee.Call, o openCall) {
+	if path := t.readString(addr(c.Args[o.path])); path == "" || strings.HasSuffix(path, "mem") {
+		t.p.watching = true
+	}
+	t.use(c)
+}
+
+// findWatched looks for such files among those that a process has open.
+func (p *Provider) findWatched(pr *tracee.Process) {
+	dir := fmt.Sprintf("/proc/%d/fd", pr.Pid())
+	list, _ := os.ReadDir(dir) // an error means that it has ended
+	for _, e := range list {
+		link, err := os.Readlink(filepath.Join(dir, e.Name()))
+		p.watching = p.watching || err == nil && strings.HasSuffix(link, "/mem")
+	}
+}
+
+// memJob returns what is to be done about a read or write where we manage the memory, nil
+// if it is of another file. A position that is an address is looked at in any case: the
+// descriptor may have come by a way that is not seen.
+func (p *Provider) memJob(pr *tracee.Process, c tracee.Call) func(*task, tracee.Call) {
+	const lowest = 512 << 30 // as in inject.Filter
+	at := c.Nr == unix.SYS_PREAD64 || c.Nr == unix.SYS_PWRITE64
+	if p.watching || at && c.Args[3] >= lowest {
+		return p.procFileJob(pr, c)
+	}
+	return nil
+}
+
 // position returns where in the file a read or a write begins.
 func (t *task) position(c tracee.Call) (uint64, bool) {
 	switch c.Nr {
@@ -115,7 +156,7 @@ func (t *task) position(c tracee.Call) (uint64, bool) {
 }
 
 // transfer reads or writes /proc/PID/mem up to the first page that nobody can have
-// without waiting.
+// without waiting. Where we manage the memory, that is all of it, or a piece.
 func (t *task) transfer(sp *space, c tracee.Call) {
 	pos, ok := t.position(c)
 	n := min(uint64(c.Args[2]), 1<<31)
@@ -124,10 +165,24 @@ func (t *task) transfer(sp *space, c tracee.Call) {
 		return
 	}
 	write := c.Nr == unix.SYS_WRITE || c.Nr == unix.SYS_PWRITE64
+	use := (*task).use
+	if sp.managed != nil {
+		t.ranges = sysargs.Ranges(t.ranges[:0], c.Nr, c.Args, t.sp.Load)
+		if !t.hold() {
+			return
+		}
+		r := mem.MakeRange(mem.Addr(pos), min(n, pieceSize))
+		defer sp.pinned([]mem.Range{r})()
+		// What may only be read is written all the same.
+		if t.bringOf(sp, r, false); t.gone {
+			return
+		}
+		use = func(t *task, c tracee.Call) { t.useThen(c, func() {}) } // which waits for its end
+	}
 	reach := t.v.Reach(sp.v, mem.Addr(pos), n, write)
 	switch {
 	case reach == n:
-		t.use(c)
+		use(t, c)
 	case reach == 0:
 		// Whether it may be done at all comes first.
 		if t.instead(c.Nr, c.Args[0], c.Args[1], 0, c.Args[3]) {

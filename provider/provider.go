@@ -55,6 +55,7 @@ type Provider struct {
 	// All that follows is of the tracer thread.
 	k        *vkernel.Kernel
 	hooks    *Hooks           // set if our own process is the manager; see Engine
+	watching bool             // a descriptor may be of /proc/PID/mem, in a managed tree
 	registry *vkernel.Process // holds every descriptor while a program does
 	keeper   *vkernel.Thread
 	spaces   map[*tracee.Space]*space

@@ -21,9 +21,20 @@ type handler struct {
 	calls map[*tracee.Thread]tracee.Call // of threads that we see again at their exit
 	// ceded is what was given up for a call that a thread is about to make again.
 	ceded map[*tracee.Thread]mem.Range
+	// memCalls are calls on /proc/PID/mem.
+	memCalls map[*tracee.Thread]memCall
 	// urgent is set once the tracer's thread runs before normal ones: every
 	// stopped thread waits for it, and the bound for the stops it makes.
 	urgent bool
+}
+
+func newHandler(r *Run) *handler {
+	return &handler{
+		Run:      r,
+		calls:    make(map[*tracee.Thread]tracee.Call),
+		ceded:    make(map[*tracee.Thread]mem.Range),
+		memCalls: make(map[*tracee.Thread]memCall),
+	}
 }
 
 // Exec is tracee.Handler's.
@@ -106,6 +117,9 @@ func (h *handler) SyscallEnter(th *tracee.Thread) bool {
 			return false // killed meanwhile
 		}
 		h.calls[th] = c
+		if c.Native && positioned(c) {
+			return h.enterMem(th, c)
+		}
 		return true
 	}
 	if h.pager.Resident() > 0 {
@@ -120,6 +134,10 @@ func (h *handler) SyscallExit(th *tracee.Thread) {
 	delete(h.calls, th)
 	e := h.engagementOf(th.Process().Space())
 	if e == nil || !seen {
+		return
+	}
+	if c.Native && positioned(c) {
+		h.exitMem(th, c)
 		return
 	}
 	ceded := h.ceded[th]

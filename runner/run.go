@@ -109,7 +109,7 @@ func Start(o Options) (*Run, error) {
 		kick:   kick,
 		quit:   make(chan struct{}),
 	}
-	h := tracee.Handler(&handler{Run: r, calls: make(map[*tracee.Thread]tracee.Call), ceded: make(map[*tracee.Thread]mem.Range)})
+	h := tracee.Handler(newHandler(r))
 	if o.Engine == User {
 		if h, err = r.withUser(h); err != nil {
 			p.Close()

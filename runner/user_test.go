@@ -50,6 +50,11 @@ func TestUserWiped(t *testing.T) {
 	user(t, 12*mib, workload.Build(t, "mapper"), "1", "7", "wiped")
 }
 
+// TestUserMemoryFile is TestMemoryFile.
+func TestUserMemoryFile(t *testing.T) {
+	user(t, 4*mib, workload.Build(t, "mapper"), "16", "7", "memory-file")
+}
+
 // TestUserRoam is TestRoam.
 func TestUserRoam(t *testing.T) {
 	user(t, mib, workload.Build(t, "roam"), "1", strconv.Itoa(smaller(10000, 3000)), "7")

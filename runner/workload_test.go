@@ -85,6 +85,15 @@ func TestWiped(t *testing.T) {
 	})
 }
 
+// TestMemoryFile: what was outside, or had never been touched, could not be read from
+// /proc/PID/mem nor written there (EIO).
+func TestMemoryFile(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "mapper"), "32", "7", "memory-file"},
+		limit: 8 * mib, stores: []string{"mem:"}, stderr: true,
+	})
+}
+
 // TestGuardsInAStream: memory that was brought in ahead of a stream of first touches took
 // the place of guards, MADV_GUARD_INSTALL, and so did what was on its way in when one
 // was set: UFFDIO_COPY overwrites them.

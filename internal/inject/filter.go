@@ -32,10 +32,17 @@ const (
 	// TraceRegister is the ioctl by which a program registers memory with a
 	// userfaultfd of its own.
 	TraceRegister
+	// TraceMem is pread or pwrite at a position that is none of any file but
+	// /proc/PID/mem, or so far into one that it hardly matters.
+	TraceMem
 	// TraceForeign is a call that maps memory, made by a 32-bit or x32 program
 	// or part of a program. Its arguments have not been looked at.
 	TraceForeign
 )
+
+// lowestMem is where the position of a pread is taken for an address: below the least
+// that programs get where nobody has asked for another, which is the heap of Go's.
+const lowestMem = 512 << 30
 
 // advices are the kinds of madvise that the filter reports.
 var advices = []uint32{
@@ -74,6 +81,8 @@ func Filter() []unix.SockFilter {
 	p.JumpIf(unix.SYS_MADVISE, "madvise")
 	p.JumpIf(unix.SYS_PROCESS_MADVISE, "process_madvise")
 	p.JumpIf(unix.SYS_IOCTL, "ioctl")
+	p.JumpIf(unix.SYS_PREAD64, "positioned")
+	p.JumpIf(unix.SYS_PWRITE64, "positioned")
 	p.Ret(unix.SECCOMP_RET_ALLOW)
 
 	p.Label("mmap")
@@ -93,6 +102,11 @@ func Filter() []unix.SockFilter {
 	p.Label("ioctl")
 	p.Load(bpf.OffArg(1))
 	p.RetIf(uapi.UFFDIO_REGISTER, unix.SECCOMP_RET_TRACE|TraceRegister)
+	p.Ret(unix.SECCOMP_RET_ALLOW)
+
+	p.Label("positioned")
+	p.Load(bpf.OffArgHigh(3))
+	p.IfAtLeast(lowestMem>>32, func() { p.Ret(unix.SECCOMP_RET_TRACE | TraceMem) })
 	p.Ret(unix.SECCOMP_RET_ALLOW)
 
 	if x32 != 0 {

@@ -60,6 +60,11 @@ func TestFilter(t *testing.T) {
 		{"register", bpftest.Data(nativeArch, unix.SYS_IOCTL, 3, 0xc020aa00, 0x1000), trace | TraceRegister},
 		{"register, high bits set", bpftest.Data(nativeArch, unix.SYS_IOCTL, 3, high|0xc020aa00, 0x1000), trace | TraceRegister},
 		{"unregister", bpftest.Data(nativeArch, unix.SYS_IOCTL, 3, 0x8010aa01, 0x1000), allow},
+		{"pread of a file", bpftest.Data(nativeArch, unix.SYS_PREAD64, 3, 0x1000, 8, 0x7fffffffff), allow},
+		{"pread of memory", bpftest.Data(nativeArch, unix.SYS_PREAD64, 3, 0x1000, 8, 0x7f0000001000), trace | TraceMem},
+		{"pread of Go's heap", bpftest.Data(nativeArch, unix.SYS_PREAD64, 3, 0x1000, 8, 0xc000000000), trace | TraceMem},
+		{"pwrite to memory", bpftest.Data(nativeArch, unix.SYS_PWRITE64, 3, 0x1000, 8, 0x550000001000), trace | TraceMem},
+		{"pwrite to a file", bpftest.Data(nativeArch, unix.SYS_PWRITE64, 3, 0x7f0000001000, 8, 0x1000), allow},
 		{"read", bpftest.Data(nativeArch, unix.SYS_READ), allow},
 		{"munmap", bpftest.Data(nativeArch, unix.SYS_MUNMAP), allow},
 		{"minus one", bpftest.Data(nativeArch, ^uint32(0)), allow},
@@ -79,7 +84,8 @@ func TestFilter(t *testing.T) {
 			}
 		}
 	}
-	traced := map[uint32]bool{unix.SYS_MMAP: true, unix.SYS_BRK: true, unix.SYS_MADVISE: true, unix.SYS_PROCESS_MADVISE: true, unix.SYS_IOCTL: true}
+	traced := map[uint32]bool{unix.SYS_MMAP: true, unix.SYS_BRK: true, unix.SYS_MADVISE: true, unix.SYS_PROCESS_MADVISE: true, unix.SYS_IOCTL: true,
+		unix.SYS_PREAD64: true, unix.SYS_PWRITE64: true}
 	for nr := range uint32(500) {
 		ret, constant := bpftest.Run(t, prog, bpftest.Data(nativeArch, nr))
 		if !traced[nr] && (ret != allow || !constant) {

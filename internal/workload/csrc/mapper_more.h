@@ -483,6 +483,56 @@ static void wiped(void)
 	unmap(p, N);
 }
 
+// What is read from and written to /proc/PID/mem, at a position, is all there: the kernel
+// waits for nobody then, and says EIO where a page is missing.
+static void memory_file(void)
+{
+	enum { PART = 64, OTHER = 1 << 19 };
+	uint64_t first, *buf = anon(PART * PAGE), *p = filled(N, &first);
+	void *fresh = anon(N * PAGE), *code = mmap(0, PART * PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	MUST(code != MAP_FAILED);
+	int fd = open("/proc/self/mem", O_RDWR);
+	MUST(fd >= 0);
+	for (uint64_t i = 0; i < N; i += PART) {
+		MUST(pread(fd, buf, PART * PAGE, (off_t)at(p, i)) == PART * PAGE);
+		range_check(buf, first + i, PART, 1);
+		range_write(buf, first + OTHER + i, PART, 1);
+		MUST(pwrite(fd, buf, PART * PAGE, (off_t)at(p, i)) == PART * PAGE);
+		MUST(pwrite(fd, buf, PART * PAGE, (off_t)at(fresh, i)) == PART * PAGE);
+		MUST(pwrite(fd, buf, PART * PAGE, (off_t)code) == PART * PAGE); // as compilers write code
+		pressure();
+		range_check(code, first + OTHER + i, PART, 1);
+	}
+	range_check(p, first + OTHER, N, 1);
+	range_check(fresh, first + OTHER, N, 1);
+	pressure();
+	pid_t parent = getpid(), child = fork();
+	MUST(child >= 0);
+	if (child == 0) {
+		char name[64];
+		snprintf(name, sizeof name, "/proc/%d/task/%d/mem", parent, parent);
+		int theirs = open(name, O_RDONLY);
+		MUST(theirs >= 0);
+		range_write(p, first, N, 1);
+		for (uint64_t i = 0; i < N; i += PART) {
+			MUST(pread(theirs, buf, PART * PAGE, (off_t)at(p, i)) == PART * PAGE);
+			range_check(buf, first + OTHER + i, PART, 1);
+		}
+		_exit(0);
+	}
+	reap(child);
+	unmap(at(p, 8), 8);
+	MUST(pread(fd, buf, 32 * PAGE, (off_t)p) == 8 * PAGE);
+	range_check(buf, first + OTHER, 8, 1);
+	MUST(pread(fd, buf, PAGE, (off_t)at(p, 8)) == -1 && errno == EIO);
+	MUST(close(fd) == 0);
+	unmap(p, 8);
+	unmap(at(p, 16), N - 16);
+	unmap(fresh, N);
+	unmap(code, PART);
+	unmap(buf, PART);
+}
+
 // Steps that are run only if they are named: the engine in software refuses them, as
 // older kernels do.
 static const struct named named_only[] = {
@@ -490,5 +540,6 @@ static const struct named named_only[] = {
 	{ "guards-in-stream", guards_in_stream }, // alone: half of them are set early
 	{ "freed-early", freed_early }, // alone: nothing else has filled memory
 	{ "wiped", wiped }, // alone, too
+	{ "memory-file", memory_file }, // where the kernel lets a program write to its code
 	{ 0 },
 };

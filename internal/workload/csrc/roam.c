@@ -11,6 +11,7 @@
 // it takes for something to go wrong. What has happened to a page is told when that
 // turns out not to be what it should.
 #include "check.h"
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -50,6 +51,7 @@ static uint64_t operations, skip, roamers;
 static struct roamer *all;
 static __thread struct roamer *self;
 static __thread int alone; // a child, or borrower, which has none of its own
+static int memory;         // /proc/self/mem
 
 // Something that was done to pages, and the pages that it was done with, if any.
 struct deed {
@@ -242,6 +244,7 @@ static void child(struct roamer *r)
 {
 	layout = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER; // who held it is not here
 	MUST(pipe(r->ends) == 0);                             // the parent's is the parent's
+	MUST((memory = open("/proc/self/mem", O_RDWR)) >= 0);
 	for (int i = 0; i < AREAS; i++)
 		look(&r->areas[i], 0, PAGES);
 	alone = 1;
@@ -366,13 +369,19 @@ static void pass(struct roamer *r, struct area *a, uint64_t from, struct area *b
 		return;
 	n = n < 12 ? n : 12; // as a pipe holds
 	struct iovec out = { here, n * PAGE }, in = { there, n * PAGE };
-	switch (below(r, 2)) {
+	switch (kind == 20 ? below(r, 2) : 2 + below(r, 2)) {
 	case 0:
 		MUST(write(r->ends[1], here, n * PAGE) == (ssize_t)(n * PAGE));
 		MUST(read(r->ends[0], there, n * PAGE) == (ssize_t)(n * PAGE));
 		break;
 	case 1:
 		MUST(process_vm_readv(getpid(), &in, 1, &out, 1, 0) == (ssize_t)(n * PAGE));
+		break;
+	case 2:
+		MUST(pread(memory, there, n * PAGE, (off_t)here) == (ssize_t)(n * PAGE));
+		break;
+	case 3:
+		MUST(pwrite(memory, here, n * PAGE, (off_t)there) == (ssize_t)(n * PAGE));
 		break;
 	}
 	note("pass", here, there, n, 0);
@@ -517,6 +526,7 @@ int main(int argc, char **argv)
 	MUST(sigaction(SIGUSR1, &su, 0) == 0);
 	su.sa_handler = tide;
 	MUST(sigaction(SIGUSR2, &su, 0) == 0);
+	MUST((memory = open("/proc/self/mem", O_RDWR)) >= 0);
 	MUST((all = calloc(threads, sizeof *all)) && threads > 0);
 	roamers = threads;
 	for (uint64_t t = 0; t < threads; t++) {
