@@ -377,16 +377,18 @@ func (e *engagement) register(r mem.Range) {
 
 // found makes faults in r ours that was found to be nobody's. What is there may be
 // another mapping by now, and be known to the pager: then nothing must be forgotten of
-// it. Faults that come before the pager knows r are served.
-func (e *engagement) found(r mem.Range) {
+// it. Faults that come before the pager knows r are served. It reports false where r
+// stays nobody's.
+func (e *engagement) found(r mem.Range) bool {
 	if !e.registered(r) {
-		return
+		return false
 	}
 	e.pg.Found(r)
 	e.findResident(r, e.freed.Load())
 	if err := e.pg.FindGuards(r); err != nil && !gone(err) {
 		e.r.log.Warn("cannot tell what is guarded", "pid", e.pid(), "range", r, "err", err)
 	}
+	return true
 }
 
 // registered reports whether faults in r are ours now.

@@ -45,13 +45,15 @@ func (e *engagement) scan() {
 			continue
 		}
 		for _, part := range e.unknown(v.Range, known) {
-			if !looked {
+			if !e.found(part) {
+				continue
+			}
+			if !looked { // it is slow, and there is hardly ever anything new
 				if wiped, err = procmem.Flagged(e.pid(), "wf"); err != nil {
 					return // it has ended
 				}
 				looked = true
 			}
-			e.found(part)
 			e.wipe(part, wiped)
 		}
 	}
