@@ -3,6 +3,7 @@
 package procmem
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -40,9 +41,10 @@ type scanRegion struct{ start, end, categories uint64 }
 // the address space that the process had when it was opened. It is not safe
 // for concurrent use.
 type Pagemap struct {
-	f      *os.File
-	vec    []scanRegion
-	noScan bool // the kernel is older than the ioctl
+	f        *os.File
+	vec      []scanRegion
+	noScan   bool // the kernel is older than the ioctl
+	noGuards bool // or than what that tells of guards
 }
 
 // OpenPagemap opens the pagemap of a process, which takes the permission to
@@ -58,17 +60,29 @@ func OpenPagemap(pid int) (*Pagemap, error) {
 // Close closes the pagemap.
 func (p *Pagemap) Close() error { return p.f.Close() }
 
-// Present calls f for each part of r whose pages are present, in order of
-// address. Pages of zeros that were only read are among them.
+// Present calls f for each part of r whose pages are there, in memory or swapped out, in
+// order of address. Pages of zeros that were only read are among them.
 func (p *Pagemap) Present(r mem.Range, f func(mem.Range)) error {
-	if !p.noScan {
+	for !p.noScan {
 		err := p.scan(r, f)
-		if !errors.Is(err, syscall.ENOTTY) && !errors.Is(err, syscall.EINVAL) {
+		switch {
+		case !errors.Is(err, syscall.ENOTTY) && !errors.Is(err, syscall.EINVAL):
 			return err
+		case !p.noGuards:
+			p.noGuards = true // before Linux 6.15
+		default:
+			p.noScan = true // before 6.7
 		}
-		p.noScan = true
 	}
 	return p.read(r, f)
+}
+
+// isThere reports whether a word of proc_pid_pagemap(5) is of a page in memory or swapped
+// out. Guards and poison look like the latter (since Linux 5.19), of a kind of swap that
+// there is not.
+func isThere(word uint64) bool {
+	const present, swapped, kind, marker = 1 << 63, 1 << 62, 1<<5 - 1, 1<<5 - 1
+	return word&present != 0 || word&swapped != 0 && word&kind != marker
 }
 
 // Pages calls f for each part of r whose pages the process has, in memory or
@@ -123,9 +137,22 @@ func (p *Pagemap) readPages(r mem.Range, f func(part mem.Range, own bool)) error
 }
 
 func (p *Pagemap) scan(r mem.Range, f func(mem.Range)) error {
-	return p.walk(r, scanArg{mask: pageIsPresent, returned: pageIsPresent}, func(v scanRegion) {
-		f(mem.Range{Start: mem.Addr(v.start), End: mem.Addr(v.end)})
+	arg := scanArg{anyOf: pageIsPresent | pageIsSwapped, returned: pageIsPresent}
+	if !p.noGuards {
+		arg.returned |= pageIsGuard
+	}
+	var failed error
+	err := p.walk(r, arg, func(v scanRegion) {
+		part := mem.Range{Start: mem.Addr(v.start), End: mem.Addr(v.end)}
+		switch {
+		case v.categories&pageIsPresent != 0:
+			f(part)
+		case v.categories&pageIsGuard != 0:
+		default:
+			failed = cmp.Or(failed, p.read(part, f)) // it may be no page at all
+		}
 	})
+	return cmp.Or(err, failed)
 }
 
 // walk scans r for what arg asks.
@@ -151,7 +178,6 @@ func (p *Pagemap) walk(r mem.Range, arg scanArg, f func(scanRegion)) error {
 
 // read does the same page by page, for kernels before 6.7.
 func (p *Pagemap) read(r mem.Range, f func(mem.Range)) error {
-	const present = 1 << 63
 	buf := make([]byte, 512*8)
 	run := mem.Range{Start: r.Start, End: r.Start}
 	for at := r.Start; at < r.End; {
@@ -164,7 +190,7 @@ func (p *Pagemap) read(r mem.Range, f func(mem.Range)) error {
 			return fmt.Errorf("pagemap at %v: %w", at, err)
 		}
 		for i := 0; i+8 <= n; i += 8 {
-			if binary.NativeEndian.Uint64(buf[i:])&present == 0 {
+			if !isThere(binary.NativeEndian.Uint64(buf[i:])) {
 				if !run.Empty() {
 					f(run)
 				}

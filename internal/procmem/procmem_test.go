@@ -67,8 +67,8 @@ func TestStatm(t *testing.T) {
 	}
 }
 
-// TestPresent touches every third page and expects both ways of asking to
-// name exactly those.
+// TestPresent touches every third page and expects all ways of asking to
+// name exactly those, and no guards.
 func TestPresent(t *testing.T) {
 	const pages = 1200 // more than one batch of either way
 	b, err := syscall.Mmap(-1, 0, pages*mem.PageSize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
@@ -82,21 +82,44 @@ func TestPresent(t *testing.T) {
 		b[i*mem.PageSize] = 1
 		want = append(want, mem.MakeRange(base+mem.Addr(i*mem.PageSize), mem.PageSize))
 	}
+	// Where there are none it is a test of the rest.
+	_ = unix.Madvise(b[7*mem.PageSize:9*mem.PageSize], unix.MADV_GUARD_INSTALL)
 	pm, err := OpenPagemap(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer pm.Close()
+	old := &Pagemap{f: pm.f, vec: pm.vec, noGuards: true}
 	for _, way := range []struct {
 		name string
 		f    func(mem.Range, func(mem.Range)) error
-	}{{"read", pm.read}, {"either", pm.Present}} {
+	}{{"read", pm.read}, {"scan without guards", old.Present}, {"any", pm.Present}} {
 		var got []mem.Range
 		if err := way.f(mem.MakeRange(base, pages*mem.PageSize), func(r mem.Range) { got = append(got, r) }); err != nil {
 			t.Errorf("%s: %v", way.name, err)
 		}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("%s: %s", way.name, d)
+		}
+	}
+}
+
+// TestIsThere has words that Linux 6.18 gave. What was swapped out was taken for what is
+// not there, and came back beyond the limit.
+func TestIsThere(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		word uint64
+		want bool
+	}{
+		{"in memory", 0x810000000036b643, true},
+		{"swapped out", 0x4000000000000020, true},
+		{"never touched", 0, false},
+		{"a guard", 0x440000000000009f, false},
+		{"poison", 0x400000000000005f, false},
+	} {
+		if got := isThere(tc.word); got != tc.want {
+			t.Errorf("%s: %v", tc.name, got)
 		}
 	}
 }
