@@ -42,6 +42,8 @@ func (f *faulting) hugetlb() need {
 		if v.shared() {
 			o.storeLocked(n, fr)
 			h.get(fr)
+		} else {
+			f.adopt()
 		}
 		s.huge = f.entry(fr, e&pteWP|pteWrite)
 		return need{}
@@ -52,6 +54,7 @@ func (f *faulting) hugetlb() need {
 			return need{verdict: bus}
 		}
 		copyHuge(h, own, fr)
+		f.adopt()
 		s.huge = f.entry(own, e&pteWP|pteWrite)
 		return need{}
 	}
@@ -115,6 +118,7 @@ func (f *faulting) presentHuge(s *slot, e pte) need {
 		copyHuge(h, own, fr)
 		h.put(fr)
 		fr = own
+		f.adopt()
 	}
 	if e &= 1<<pteShift - 1; v.is(vmWrite) {
 		e |= pteWrite
