@@ -110,8 +110,9 @@ func (p *Provider) procFileJob(pr *tracee.Process, c tracee.Call) func(*task, tr
 
 // openManaged makes a call that opens a file.
 func (t *task) openManaged(c tracee.Call, o openCall) {
-	if path := t.readString(addr(c.Args[o.path])); path == "" || strings.HasSuffix(path, "mem") {
-		t.p.watching = true
+	if !t.p.watching {
+		path := t.readString(addr(c.Args[o.path]))
+		t.p.watching = path == "" || strings.HasSuffix(path, "mem")
 	}
 	t.use(c)
 }
@@ -130,9 +131,8 @@ func (p *Provider) findWatched(pr *tracee.Process) {
 // if it is of another file. A position that is an address is looked at in any case: the
 // descriptor may have come by a way that is not seen.
 func (p *Provider) memJob(pr *tracee.Process, c tracee.Call) func(*task, tracee.Call) {
-	const lowest = 512 << 30 // as in inject.Filter
 	at := c.Nr == unix.SYS_PREAD64 || c.Nr == unix.SYS_PWRITE64
-	if p.watching || at && c.Args[3] >= lowest {
+	if p.watching || at && c.Args[3] >= inject.LowestMem {
 		return p.procFileJob(pr, c)
 	}
 	return nil

@@ -118,10 +118,9 @@ func (h *handler) ofMem(th *tracee.Thread, fd int) (tid int) {
 // reports whether all can be.
 func touch(tid int, r mem.Range) bool {
 	var b [1]byte
+	var all []procmem.Segment
 	for a := r.Start; a < r.End; a = a.Down() + mem.PageSize {
-		if procmem.Read(tid, []procmem.Segment{{Addr: a, Dst: b[:]}}) != nil {
-			return false
-		}
+		all = append(all, procmem.Segment{Addr: a, Dst: b[:]})
 	}
-	return true
+	return procmem.Read(tid, all) == nil
 }

@@ -40,9 +40,9 @@ const (
 	TraceForeign
 )
 
-// lowestMem is where the position of a pread is taken for an address: below the least
+// LowestMem is where the position of a pread is taken for an address: below the least
 // that programs get where nobody has asked for another, which is the heap of Go's.
-const lowestMem = 512 << 30
+const LowestMem = 512 << 30
 
 // advices are the kinds of madvise that the filter reports.
 var advices = []uint32{
@@ -106,7 +106,7 @@ func Filter() []unix.SockFilter {
 
 	p.Label("positioned")
 	p.Load(bpf.OffArgHigh(3))
-	p.IfAtLeast(lowestMem>>32, func() { p.Ret(unix.SECCOMP_RET_TRACE | TraceMem) })
+	p.IfAtLeast(LowestMem>>32, func() { p.Ret(unix.SECCOMP_RET_TRACE | TraceMem) })
 	p.Ret(unix.SECCOMP_RET_ALLOW)
 
 	if x32 != 0 {

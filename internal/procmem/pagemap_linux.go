@@ -176,7 +176,7 @@ func (p *Pagemap) walk(r mem.Range, arg scanArg, f func(scanRegion)) error {
 	return nil
 }
 
-// read does the same page by page, for kernels before 6.7.
+// read is Present page by page: for kernels before 6.7, and what scan cannot tell.
 func (p *Pagemap) read(r mem.Range, f func(mem.Range)) error {
 	buf := make([]byte, 512*8)
 	run := mem.Range{Start: r.Start, End: r.Start}

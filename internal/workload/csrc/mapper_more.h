@@ -533,10 +533,9 @@ static void memory_file(void)
 	unmap(buf, PART);
 }
 
-// Steps that are run only if they are named: the engine in software refuses them, as
-// older kernels do.
+// Steps that are run only if they are named.
 static const struct named named_only[] = {
-	{ "madvise-vector", madvise_vector },
+	{ "madvise-vector", madvise_vector }, // the engine in software refuses it, as older kernels do
 	{ "guards-in-stream", guards_in_stream }, // alone: half of them are set early
 	{ "freed-early", freed_early }, // alone: nothing else has filled memory
 	{ "wiped", wiped }, // alone, too

@@ -21,7 +21,7 @@
 
 enum { AREAS = 4, PAGES = 384, RUN = 24 }; // of each thread; pages of an area; of an operation
 
-enum { STACK = 16, TIDE = 4 };                  // pages of a thread's stack for handlers, and of what they verify
+enum { STACK = 16, TIDE = 4 }; // pages of a thread's stack for handlers, and of what they verify
 
 enum { GUARD_INSTALL = 102, GUARD_REMOVE = 103, COLLAPSE = 25, DONTUNMAP = 4 };
 
@@ -397,8 +397,8 @@ static void operate(struct roamer *r)
 	struct area *a = &r->areas[below(r, AREAS)], *b = &r->areas[below(r, AREAS)];
 	uint64_t n = 1 + below(r, RUN), from = below(r, PAGES - n), to = below(r, PAGES - n);
 	uint64_t *p = a->base + from * WORDS;
-	uint64_t is = kind = below(r, 32);
-	switch (skip >> is & 1 ? 5 : is) {
+	kind = below(r, 32);
+	switch (skip >> kind & 1 ? 5 : kind) {
 	case 0: case 1: case 2: case 3: case 4:
 		look(a, from, n);
 		break;
