@@ -31,6 +31,7 @@ func TestCloseWhileOthersFault(t *testing.T) {
 		}
 		s.batchMu.Unlock()
 		<-closed
+		settled() // what was discarded last has been read, and perhaps not applied
 		r.p.mu.Lock()
 		defer r.p.mu.Unlock()
 		if n := r.p.queue.Len(); n != 0 {
