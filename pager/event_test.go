@@ -291,6 +291,48 @@ func TestFindAfterUnmap(t *testing.T) {
 	})
 }
 
+// TestFindWhereSharedMemoryWas: pages of shared memory are seen, private memory is mapped
+// in their place, which raises no event and is announced at once, and only then are
+// those pages entered. The private ones were never there, and not lost.
+func TestFindWhereSharedMemoryWas(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		shared := pages(1000, 4)
+		var k *sim
+		var s *Space
+		looks := 0
+		k, s = r.start(600, func(c *SpaceConfig) {
+			ask := c.Present
+			c.Present = func(rg mem.Range, f func(mem.Range)) error {
+				var found []mem.Range
+				err := ask(rg, func(p mem.Range) { found = append(found, p) })
+				if looks++; looks == 2 { // on the serving thread
+					k.unmap(shared)
+					k.mmap(shared)
+					if err := s.Add(shared, false); err != nil {
+						t.Error(err)
+					}
+				}
+				for _, p := range found {
+					f(p)
+				}
+				return err
+			}
+		})
+		k.share(shared)
+		r.fill(k, 1000, 4, 1)
+		if err := s.FindResident(pages(0, 2000), false); err != nil {
+			t.Fatal(err)
+		}
+		if looks < 2 {
+			t.Fatal("nothing was entered")
+		}
+		for i := 1000; i < 1004; i++ {
+			r.wantPage(k, page(i), zeroPage)
+		}
+		r.wantCounts()
+	})
+}
+
 // TestRemapOntoBatch: a REMAP brings a page of a batch to the address of
 // another page of the same batch, whose bytes it must not take.
 func TestRemapOntoBatch(t *testing.T) {

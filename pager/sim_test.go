@@ -129,13 +129,21 @@ func (k *sim) call(name string, f func(th *vkernel.Thread) syscall.Errno) {
 	})
 }
 
-// mmap maps and registers r.
-func (k *sim) mmap(r mem.Range) {
+// mapped maps r, for reading and writing.
+func (k *sim) mapped(r mem.Range, flags int) {
 	k.call("mmap", func(th *vkernel.Thread) syscall.Errno {
 		_, errno := th.Mmap(r.Start, r.Len(), vkernel.ProtRead|vkernel.ProtWrite,
-			vkernel.MapPrivate|vkernel.MapAnonymous|vkernel.MapFixedNoReplace, -1, 0)
+			flags|vkernel.MapAnonymous|vkernel.MapFixedNoReplace, -1, 0)
 		return errno
 	})
+}
+
+// share maps r as shared memory, which is not registered.
+func (k *sim) share(r mem.Range) { k.mapped(r, vkernel.MapShared) }
+
+// mmap maps and registers r.
+func (k *sim) mmap(r mem.Range) {
+	k.mapped(r, vkernel.MapPrivate)
 	if errno := k.fd.Register(r, uapi.UFFDIO_REGISTER_MODE_MISSING); errno != 0 {
 		k.tb.Errorf("register: %v", errno)
 	}

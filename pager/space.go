@@ -74,6 +74,7 @@ type Space struct {
 	removes  ranges                // recent REMOVEs; protected by mu
 	holds    map[mem.Page]struct{} // pages that must not leave; protected by mu
 	verify   []mem.Range           // ranges to compare with the kernel; protected by mu
+	news     *regions              // what is announced while findResident looks, else nil; protected by mu
 	// limbo has what was moved while the layout changed, by the page it was taken
 	// for; protected by mu.
 	limbo   map[mem.Page]store.Ref
@@ -172,7 +173,7 @@ func (s *Space) Add(r mem.Range, wipe bool) error {
 	s.guards.remove(r)
 	known := s.regions.overlaps(r)
 	if !known {
-		s.regions.add(region{r, wipe})
+		s.announce(region{r, wipe})
 	}
 	s.mu.Unlock()
 	if known {
@@ -204,7 +205,15 @@ func (s *Space) Found(r mem.Range) {
 	var parts []mem.Range
 	s.regions.outside(r, func(part mem.Range) { parts = append(parts, part) })
 	for _, part := range parts {
-		s.regions.add(region{Range: part})
+		s.announce(region{Range: part})
+	}
+}
+
+// announce adds a region of which nothing is known yet. Preconditions: s.mu is held.
+func (s *Space) announce(r region) {
+	s.regions.add(r)
+	if s.news != nil {
+		s.news.add(r)
 	}
 }
 
@@ -364,7 +373,9 @@ func (s *Space) findResident(r mem.Range, f flags) error {
 		step := found
 		step.End = min(found.End, found.Start+findStep)
 		gone := s.drained(func() {
+			s.setNews(&regions{})
 			err = s.cfg.Present(step, func(p mem.Range) { s.markResident(p, f) })
+			s.setNews(nil)
 		})
 		if gone != nil {
 			return gone
@@ -377,6 +388,12 @@ func (s *Space) findResident(r mem.Range, f flags) error {
 // findStep is the number of bytes in which the serving thread looks for
 // pages at a time.
 const findStep = 64 << 20
+
+func (s *Space) setNews(to *regions) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.news = to
+}
 
 func (s *Space) markResident(r mem.Range, f flags) {
 	for !r.Empty() {
@@ -400,7 +417,7 @@ func (s *Space) markSome(r mem.Range, f flags) {
 	n := 0
 	s.regions.within(r, func(part region) {
 		for pg := part.Start.Page(); pg < part.End.Page(); pg++ {
-			if s.table.stateOf(pg) != fresh {
+			if s.table.stateOf(pg) != fresh || s.news.find(pg.Addr()) != nil {
 				continue
 			}
 			stamp := s.p.queue.Insert(evict.Key{Space: s.id, Page: pg}, 0, evict.Fresh)
