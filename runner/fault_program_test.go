@@ -33,6 +33,9 @@ import (
 //	                   after another
 //	fill MIB SEED      fills memory with what cannot be compressed, prints
 //	                   "filled", verifies it when a line was read
+//	lock MIB SEED      locks all that it has mapped, verifies and rewrites it,
+//	                   prints "locked", unlocks it when a line was read, does
+//	                   it again, prints "unlocked", and awaits another
 const suffererSource = `
 #define DIE_STATUS 99
 #include "check.h"
@@ -242,6 +245,25 @@ static int fill(void)
 	return 0;
 }
 
+static int lock(void)
+{
+	char line[16];
+	range_write(base, 0, pages, 1);
+	MUST(mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0);
+	range_check(base, 0, pages, 1);
+	range_write(base, 0, pages, 2);
+	say("locked %lu\n", pages);
+	MUST(fgets(line, sizeof line, stdin));
+	MUST(munlockall() == 0);
+	for (uint64_t gen = 2; gen < 5; gen++) {
+		range_check(base, 0, pages, gen);
+		range_write(base, 0, pages, gen + 1);
+	}
+	say("unlocked %lu\n", pages);
+	MUST(fgets(line, sizeof line, stdin));
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc < 4)
@@ -259,6 +281,8 @@ int main(int argc, char **argv)
 		return brood();
 	if (!strcmp(step, "fill"))
 		return fill();
+	if (!strcmp(step, "lock"))
+		return lock();
 	disturb();
 	if (!strcmp(step, "exit"))
 		_exit(7);

@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/workload"
 )
 
@@ -261,6 +264,35 @@ func TestManyChildren(t *testing.T) {
 	o := v.mustExit(t, 0)
 	if o.quiet(t); o.stats == nil || o.stats.Processes != int64(2*few+many+1) {
 		t.Errorf("%+v", o.stats)
+	}
+}
+
+// A program that has all its memory locked (mlockall) keeps it, and we say so. The window
+// through which pages leave was locked with it and could not be emptied: what was in
+// there was taken for pages that had left, and those stayed when they were unlocked.
+func TestAllLocked(t *testing.T) {
+	testutil.Need(t, os.Geteuid() == 0, "locking so much memory needs root")
+	s := scene{limit: 4 * mib, store: "mem:", stdin: true, args: []string{sufferer(t), "lock", "32", "5"}}
+	v := s.start(t)
+	v.expect(t, "locked")
+	pid := v.target(t)
+	if u := usageOf(t, pid); u.rss < 32*mib {
+		t.Errorf("%d MiB are resident, 32 are locked", u.rss>>20)
+	}
+	v.say(t, "go on")
+	v.expect(t, "unlocked")
+	// It is tried again now and then.
+	u := usageOf(t, pid)
+	for until := time.Now().Add(endurance); u.rss > 16*mib && time.Now().Before(until); u = usageOf(t, pid) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if u.rss > 16*mib {
+		t.Errorf("%d MiB are resident when nothing is locked any more", u.rss>>20)
+	}
+	v.say(t, "go on")
+	o := v.mustExit(t, 0)
+	if !slices.ContainsFunc(o.notes, func(n string) bool { return strings.Contains(n, "memory grows past the limit") }) {
+		t.Errorf("it was not told that the limit is not kept: %q", o.notes)
 	}
 }
 

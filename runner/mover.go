@@ -44,6 +44,8 @@ type mover struct {
 	w       int      // W's number in the agent
 	keep    *uffd.FD // W once more: the agent's death must not unregister the window
 	dirty   bool     // the window is to be emptied with the next request
+	full    []bool   // slots that have had a page since it was last emptied
+	stuck   error    // why it could not be emptied
 	broken  bool     // the agent is gone
 	cpu     int
 	idle    bool      // the agent is in the idle class, as far as we know
@@ -55,7 +57,7 @@ type mover struct {
 
 // newMover sets up the window. The agent must be the space's.
 func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
-	m := &mover{agent: agent, pid: agent.Tid(), owner: owner, w: -1, cpu: -1}
+	m := &mover{agent: agent, pid: agent.Tid(), owner: owner, w: -1, cpu: -1, full: make([]bool, windowSlots)}
 	if err := m.mapWindow(); err != nil {
 		return nil, err
 	}
@@ -90,6 +92,9 @@ func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 // mapWindow makes the window. No scan may run in between: it would take the
 // new mapping for the program's and register it with the program's descriptor,
 // and W be refused (EBUSY).
+//
+// A program may have all that is mapped locked and populated, mlockall(2). A window
+// that is locked cannot be emptied.
 func (m *mover) mapWindow() error {
 	m.owner.scanMu.Lock()
 	defer m.owner.scanMu.Unlock()
@@ -100,6 +105,10 @@ func (m *mover) mapWindow() error {
 	}
 	m.window = mem.MakeRange(mem.Addr(at), windowSlots*mem.PageSize)
 	m.owner.addPrivate(m.window)
+	if _, err := m.agent.Call(unix.SYS_MUNLOCK, uintptr(m.window.Start), uintptr(m.window.Len())); err != nil {
+		return fmt.Errorf("unlocking the window: %w", err)
+	}
+	m.dirty = true // it may be populated
 	return nil
 }
 
@@ -130,11 +139,16 @@ func (m *mover) Move(runs []pager.Run) error {
 			m.recount(&runs[i])
 		}
 	}
-	return nil
+	for i := range runs {
+		for k := range runs[i].Moved {
+			m.full[runs[i].Slot+k] = true
+		}
+	}
+	return m.stuck
 }
 
 // recount finds out what has moved of a run whose place in the window was taken,
-// as the kernel says. The window was empty: Linux 6.18 moves pages at times that it
+// as the kernel says. If the window was empty, Linux 6.18 moves pages at times that it
 // does not count, and then finds them in its own way. That was seen in a program with
 // MADV_COLD in another thread, so probably once a page was locked for a moment; the
 // cause is not known for sure. Such pages were thought to be resident, and were lost.
@@ -142,8 +156,9 @@ func (m *mover) recount(r *pager.Run) {
 	rest := mem.MakeRange(m.slot(r.Slot+r.Moved), uint64(r.Pages-r.Moved)*mem.PageSize)
 	// An error means that the process has ended.
 	_ = m.owner.present(rest, func(p mem.Range) {
-		if p.Start == m.slot(r.Slot+r.Moved) { // they move in order
-			r.Moved += p.Pages()
+		// They move in order, and not to where a page was.
+		for a := p.Start; a < p.End && a == m.slot(r.Slot+r.Moved) && !m.full[r.Slot+r.Moved]; a += mem.PageSize {
+			r.Moved++
 		}
 	})
 	r.Errno = syscall.EAGAIN // of what was not tried any more
@@ -219,7 +234,9 @@ func (m *mover) moveSome(runs []pager.Run) (again bool, err error) {
 	if err := m.agent.Run(m.ops); err != nil {
 		return false, err
 	}
-	m.dirty = false
+	if m.dirty {
+		m.emptied(&m.ops[0])
+	}
 	op := first
 	for i := range runs {
 		r := &runs[i]
@@ -293,8 +310,21 @@ func (m *mover) Flush() {
 	if m.dirty && !m.broken {
 		m.ops = append(m.ops[:0], m.dropOp())
 		// A dead agent shows at the next Move; its window is empty to us.
-		m.dirty = m.agent.Run(m.ops) != nil
+		if m.agent.Run(m.ops) == nil {
+			m.emptied(&m.ops[0])
+		}
 	}
+}
+
+// emptied notes what has come of drop. A window that the program has had locked since,
+// with all that it has mapped, cannot be used any more.
+func (m *mover) emptied(drop *inject.Op) {
+	m.dirty = false
+	if err := drop.Err(); err != nil {
+		m.stuck = fmt.Errorf("emptying the window: %w", err)
+		return
+	}
+	clear(m.full)
 }
 
 func (m *mover) dropOp() inject.Op {
