@@ -291,6 +291,24 @@ func TestFindAfterUnmap(t *testing.T) {
 	})
 }
 
+// TestGuardDismissesFaults: a fault that was read before a guard was set there had its page
+// brought in after that, and there was no guard any more.
+func TestGuardDismissesFaults(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(600)
+		k.mu.Lock()
+		k.extra = append(k.extra, faultMsg(page(10), 1)) // to be read by Guard
+		k.mu.Unlock()
+		if err := s.Guard(pages(10, 2)); err != nil {
+			t.Fatal(err)
+		}
+		settled()
+		if k.isPresent(page(10)) {
+			t.Error("a page was brought in")
+		}
+	})
+}
+
 // TestFindWhereSharedMemoryWas: pages of shared memory are seen, private memory is mapped
 // in their place, which raises no event and is announced at once, and only then are
 // those pages entered. The private ones were never there, and not lost.

@@ -4,7 +4,6 @@ package pager
 
 import (
 	"fmt"
-	"slices"
 	"syscall"
 	"time"
 
@@ -67,10 +66,7 @@ func (s *Space) release(r mem.Range, unregister func(mem.Range) syscall.Errno) b
 	s.regions.remove(r)
 	s.guards.remove(r)
 	s.mu.Unlock()
-	// Those who waited are awake, and find out by themselves.
-	sv := &s.server
-	sv.parked = slices.DeleteFunc(sv.parked, func(pk parked) bool { return r.Contains(pk.page.Addr()) })
-	sv.faults = slices.DeleteFunc(sv.faults, func(f fault) bool { return r.Contains(f.page.Addr()) })
+	s.dismiss(r) // those who waited are awake, and find out by themselves
 	return true
 }
 

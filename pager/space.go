@@ -3,8 +3,8 @@
 package pager
 
 import (
-	"cmp"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,7 +12,6 @@ import (
 	"github.com/faultline-go/faultline/internal/place"
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/pager/internal/ahead"
-	"github.com/faultline-go/faultline/pager/internal/evict"
 	"github.com/faultline-go/faultline/store"
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
@@ -279,29 +278,24 @@ func (s *Space) Guard(r mem.Range) error {
 	return s.drained(func() { s.guard(r) })
 }
 
-// FindGuards is Guard for what [SpaceConfig.Guards] says of r.
-func (s *Space) FindGuards(r mem.Range) error {
-	for err := error(nil); !r.Empty(); {
-		step := r // as FindResident
-		step.End = min(r.End, r.Start+findStep)
-		gone := s.drained(func() {
-			// Here, where nothing can be brought in meanwhile: what is a guard now
-			// has no content.
-			err = s.cfg.Guards(step, s.guard)
-		})
-		if err = cmp.Or(gone, err); err != nil {
-			return err
-		}
-		r.Start = step.End
-	}
-	return nil
-}
-
 func (s *Space) guard(r mem.Range) {
 	s.forget(r)
 	s.mu.Lock()
 	s.guards.add(region{Range: r})
 	s.mu.Unlock()
+	if s.dismiss(r) {
+		s.must("UFFDIO_WAKE", r, s.fd.Wake(r)) // they find the guard by themselves
+	}
+}
+
+// dismiss forgets the faults in r that are not served yet. It reports whether there are
+// any. It is called on the serving thread.
+func (s *Space) dismiss(r mem.Range) (any bool) {
+	sv := &s.server
+	n := len(sv.faults) + len(sv.parked)
+	sv.parked = slices.DeleteFunc(sv.parked, func(pk parked) bool { return r.Contains(pk.page.Addr()) })
+	sv.faults = slices.DeleteFunc(sv.faults, func(f fault) bool { return r.Contains(f.page.Addr()) })
+	return len(sv.faults)+len(sv.parked) < n
 }
 
 // Unguard tells that r is no guard any more (MADV_GUARD_REMOVE).
@@ -337,95 +331,6 @@ func (s *Space) Regions() []mem.Range {
 		out = append(out, r.Range)
 	}
 	return out
-}
-
-// FindResident asks [SpaceConfig.Present] for the pages of r that are present
-// though the pager did not install them: they were there before it came, or
-// the kernel populated them. Pages of which more is known are left alone. It
-// returns what Present does, or [ErrGone]. The threads of the space may run
-// meanwhile.
-//
-// What is found is entered by the serving thread while no event is
-// outstanding. Otherwise pages that mremap(2) has brought here could leave,
-// and be forgotten with what was here before when the event is applied; or
-// pages be entered that an event has already told to be gone.
-//
-// With freed set there may be pages among them that MADV_FREE has marked before: the
-// kernel takes those when it is short of memory, and they are zero then.
-func (s *Space) FindResident(r mem.Range, freed bool) error {
-	if freed {
-		return s.findResident(r, lazy)
-	}
-	return s.findResident(r, 0)
-}
-
-func (s *Space) findResident(r mem.Range, f flags) error {
-	// Mostly there is nothing, and nobody needs to be asked.
-	var found mem.Range
-	err := s.cfg.Present(r, func(p mem.Range) {
-		if found.Empty() {
-			found.Start = p.Start
-		}
-		found.End = p.End
-	})
-	for err == nil && !found.Empty() {
-		// In steps, because faults wait for each.
-		step := found
-		step.End = min(found.End, found.Start+findStep)
-		gone := s.drained(func() {
-			s.setNews(&regions{})
-			err = s.cfg.Present(step, func(p mem.Range) { s.markResident(p, f) })
-			s.setNews(nil)
-		})
-		if gone != nil {
-			return gone
-		}
-		found.Start = step.End
-	}
-	return err
-}
-
-// findStep is the number of bytes in which the serving thread looks for
-// pages at a time.
-const findStep = 64 << 20
-
-func (s *Space) setNews(to *regions) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.news = to
-}
-
-func (s *Space) markResident(r mem.Range, f flags) {
-	for !r.Empty() {
-		// In steps, so that the evictor does not wait long for the lock.
-		step := r
-		step.End = min(r.End, r.Start+forgetStep*mem.PageSize)
-		s.markSome(step, f)
-		r.Start = step.End
-	}
-}
-
-func (s *Space) markSome(r mem.Range, f flags) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.p.spaces[s.id] != s {
-		return // Close has settled the account
-	}
-	if s.removes.overlap(r) {
-		f |= lazy
-	}
-	n := 0
-	s.regions.within(r, func(part region) {
-		for pg := part.Start.Page(); pg < part.End.Page(); pg++ {
-			if s.table.stateOf(pg) != fresh || s.news.find(pg.Addr()) != nil {
-				continue
-			}
-			stamp := s.p.queue.Insert(evict.Key{Space: s.id, Page: pg}, 0, evict.Fresh)
-			s.table.set(pg, entry{state: resident, stamp: stamp, flags: f})
-			n++
-		}
-	})
-	s.p.addResident(n)
 }
 
 // drained runs f on the serving thread when every event that the kernel had
