@@ -15,19 +15,19 @@ import (
 )
 
 // evictSpace takes pages of one space out, and returns how many are resident
-// no more. Of
-// those that did not, busy lists the ones that may be shared with a forked
-// process: they can leave when they have been unshared.
-func (p *Pager) evictSpace(s *Space, b *batch) (left int, busy []victim) {
+// no more. Of those that did not, busy lists the ones that may be shared with a
+// forked process: they can leave when they have been unshared. With later set none
+// could be tried at this moment.
+func (p *Pager) evictSpace(s *Space, b *batch) (left int, busy []victim, later bool) {
 	mover := s.moverFor()
 	if mover == nil {
 		p.giveUp(s, b.victims, false)
-		return 0, nil
+		return 0, nil, false
 	}
 	s.batchMu.Lock()
 	defer s.batchMu.Unlock()
 	if s.closing.Load() || s.gone.Load() {
-		return 0, nil // Close forgets the pages
+		return 0, nil, false // Close forgets the pages
 	}
 	if n := mover.Slots(); len(b.victims) > n {
 		p.giveUp(s, b.victims[n:], false)
@@ -37,11 +37,12 @@ func (p *Pager) evictSpace(s *Space, b *batch) (left int, busy []victim) {
 	s.clearLimbo()
 	s.begin(b)
 	if len(b.victims) == 0 {
-		return 0, nil
+		return 0, nil, false
 	}
 	moveErr := s.moveOut(mover, b)
 	b.unsure = s.unsettled(b)
 	left, vanished, busy := s.sortOut(b)
+	later = !slices.ContainsFunc(b.runs, func(r Run) bool { return r.Moved > 0 || r.Errno != syscall.EAGAIN })
 	p.stat.pagesOut.Add(int64(left))
 	err := mover.Read(b.runs, b.buf)
 	if err != nil {
@@ -67,7 +68,7 @@ func (p *Pager) evictSpace(s *Space, b *batch) (left int, busy []victim) {
 		mover.Drop()
 	}
 	p.addResident(-left - vanished)
-	return left + vanished, busy
+	return left + vanished, busy, later
 }
 
 // moveOut has the mover take the pages of b. Where all is done on one thread, it
@@ -79,7 +80,7 @@ func (s *Space) moveOut(mover Mover, b *batch) (err error) {
 		return mover.Move(b.runs)
 	}
 	for i := range b.runs {
-		b.runs[i].Moved, b.runs[i].Errno = 0, syscall.EBUSY
+		b.runs[i].Moved, b.runs[i].Errno = 0, syscall.EAGAIN
 	}
 	ok := s.cfg.On(func() {
 		s.mu.Lock()
@@ -220,8 +221,8 @@ func (s *Space) sortOut(b *batch) (left, vanished int, busy []victim) {
 			e.state = resident
 			e.mark(picked)
 			switch {
-			case i > r.Moved && r.Errno != syscall.EBUSY:
-				// It was not tried: the errno is that of a page before it.
+			case r.Errno == syscall.EAGAIN, i > r.Moved && r.Errno != syscall.EBUSY:
+				// It was not tried: the errno is that of a page before it, or of none.
 				e.clear(picked)
 				e.stamp = s.p.queue.Return(evict.Key{Space: s.id, Page: v.page}, v.stamp)
 			case r.Errno == syscall.EBUSY && e.stuck%unshareEvery == 0:

@@ -160,19 +160,19 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 	}
 	ev.choose()
 	left, seen, runs := 0, 0, 0
-	waiting, forking := false, false
+	waiting, later := false, false
 	for s, b := range ev.groups {
 		seen += len(b.victims)
 		b.runs = b.runs[:0]
-		n, busy := p.evictSpace(s, b)
+		n, busy, no := p.evictSpace(s, b)
 		left += n
 		runs += len(b.runs)
 		if s.gone.Load() || s.closing.Load() {
 			seen -= len(b.victims) // they need not leave any more
 		}
 		waiting = waiting || n == 0 && s.moverPending()
-		if len(busy) > 0 && !ev.unshare(s, busy) {
-			forking = true
+		if no || len(busy) > 0 && !ev.unshare(s, busy) {
+			later = true // a fork is under way
 		}
 		delete(ev.groups, s)
 		if len(ev.spare) < maxSpare {
@@ -184,7 +184,7 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 		ev.size = min(ev.size, smallBatch)
 	}
 	switch {
-	case !waiting && !forking || left > 0:
+	case !waiting && !later || left > 0:
 		ev.since = time.Time{}
 	case ev.since.IsZero():
 		ev.since = time.Now()
@@ -192,7 +192,7 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 	case time.Since(ev.since) < patientFor:
 		// Pages can leave as soon as the mover is there, or the fork is over. That
 		// is no reason to lift the bound.
-		return !forking, makeWait
+		return !later, makeWait
 	}
 	switch ev.tried += seen; {
 	case left > 0 && p.storeDown.on.Load():

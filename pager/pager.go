@@ -54,7 +54,8 @@ type Run struct {
 	Slot  int // first slot of the window to fill; it is empty
 	// Moved is the number of pages that moved, set by Move.
 	Moved int
-	// Errno says why the page after those did not; zero if all moved.
+	// Errno says why the page after those did not; zero if all moved. EAGAIN says
+	// that it is only a matter of time, and not of the page.
 	Errno syscall.Errno
 }
 

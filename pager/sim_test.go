@@ -51,6 +51,7 @@ type sim struct {
 	stuck    bool           // Changing is on for good; protected by mu
 	changing bool           // Changing is on, though pages are copied; protected by mu
 	movers   int            // how many were made; protected by mu
+	later    bool           // Move cannot do anything now; protected by mu
 	moveDies int            // pages after which the mover's agent dies, if positive; protected by mu
 	readErr  error          // of every mover's Read; protected by mu
 }

@@ -99,6 +99,15 @@ func (m *simMover) slot(i int) mem.Addr { return m.window.Start + mem.Addr(i*mem
 
 func (m *simMover) Move(runs []Run) error {
 	m.k.at("move")
+	m.k.mu.Lock()
+	later := m.k.later
+	m.k.mu.Unlock()
+	if later {
+		for i := range runs {
+			runs[i].Moved, runs[i].Errno = 0, syscall.EAGAIN
+		}
+		return nil
+	}
 	m.Flush()
 	for i := range runs {
 		runs[i].Moved, runs[i].Errno = 0, syscall.EBUSY

@@ -144,20 +144,33 @@ func TestForeign(t *testing.T) {
 }
 
 // TestForkIsNoReasonToGrow: nothing can leave from the fork of a process until its
-// event is read, since all pages are shared with the child. The bound was lifted then,
-// for 100 ms, in which a child had everything in memory.
+// event is read: all pages are shared with the child, or none is tried. The bound was
+// lifted then, for 100 ms, in which a child had everything in memory.
 func TestForkIsNoReasonToGrow(t *testing.T) {
+	t.Run("shared", func(t *testing.T) {
+		noReasonToGrow(t, func(k *sim, on bool) { k.changing = on }, true)
+	})
+	t.Run("not tried", func(t *testing.T) {
+		noReasonToGrow(t, func(k *sim, on bool) { k.later = on }, false)
+	})
+}
+
+// noReasonToGrow has f keep all pages from leaving, which are pinned for that if pinned
+// is set. f is called with the lock of k held.
+func noReasonToGrow(t *testing.T, f func(k *sim, on bool), pinned bool) {
 	simulate(t, Config{Readahead: -1}, func(r *rig) {
 		k, _ := r.start(2000)
 		change := func(on bool) {
 			r.world.mu.Lock()
-			k.changing = on
-			r.world.mu.Unlock()
+			defer r.world.mu.Unlock()
+			f(k, on)
 		}
 		change(true)
 		for i := range 300 {
 			r.put(k, i, uint64(i))
-			k.pin(page(i), true)
+			if pinned {
+				k.pin(page(i), true)
+			}
 		}
 		time.Sleep(patientFor / 2)
 		if r.p.Resident() <= MinLimit || r.p.Stats().Unbounded {
@@ -169,7 +182,9 @@ func TestForkIsNoReasonToGrow(t *testing.T) {
 		}
 		change(false)
 		for i := range 300 {
-			k.pin(page(i), false)
+			if pinned {
+				k.pin(page(i), false)
+			}
 		}
 		time.Sleep(20 * time.Second)
 		if r.p.Resident() > MinLimit || r.p.Stats().Unbounded {

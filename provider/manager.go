@@ -290,7 +290,8 @@ type Taken struct {
 	// To gets the content: whole pages, as many as are to be taken.
 	To []byte
 	// Pages is the number of pages that went, Errno why the next one did not: 0
-	// if all did. EBUSY is a page that a system call is using, or that is locked.
+	// if all did. EBUSY is a page that a system call is using, or that is locked;
+	// EAGAIN is that nothing can go at this moment, as while a fork is under way.
 	Pages int
 	Errno syscall.Errno
 }
@@ -302,7 +303,7 @@ type Taken struct {
 // has been taken that is not said to be.
 func (m *Manager) Take(runs []Taken) error {
 	for i := range runs {
-		runs[i].Pages, runs[i].Errno = 0, unix.EBUSY
+		runs[i].Pages, runs[i].Errno = 0, unix.EAGAIN
 	}
 	err := error(tracee.ErrGone)
 	m.p.tracer.Do(func() {
@@ -330,6 +331,7 @@ func (m *Manager) take(runs []Taken) error {
 	sp.ops = sp.ops[:0]
 	for i := range runs {
 		r := &runs[i]
+		r.Errno = unix.EBUSY
 		all := mem.MakeRange(r.From, uint64(len(r.To)))
 		free := sp.unpinned(all)
 		n, errno := sp.v.Withdraw(free)
