@@ -187,19 +187,20 @@ func (sp *space) Store(a mem.Addr, src []byte) int {
 	return sp.copy(inject.WriteMemory, a, src)
 }
 
-// copy reads or writes memory by the id of a thread that is there: the first one of
-// a process may have ended before the others.
+// copy reads or writes memory by the id of a thread that is there: a process may have
+// ended before others that share its memory, and its first thread before its others.
 func (sp *space) copy(how func(pid int, a mem.Addr, b []byte) (int, error), a mem.Addr, b []byte) int {
-	pid := sp.ts.Pid()
+	tid := sp.ts.Pid()
 	if sp.heir != 0 {
-		pid = sp.heir
+		tid = sp.heir
 	}
-	n, err := how(pid, a, b)
-	if !errors.Is(err, inject.ErrGone) {
-		return n
-	}
-	if sp.heir = procmem.Task(sp.ts.Pid()); sp.heir != pid {
-		n, _ = how(sp.heir, a, b)
+	n, err := how(tid, a, b)
+	for _, pr := range sp.ts.Processes() {
+		if !errors.Is(err, inject.ErrGone) {
+			break
+		}
+		sp.heir = procmem.Task(pr.Pid())
+		n, err = how(sp.heir, a, b)
 	}
 	return n
 }

@@ -6,6 +6,7 @@ package tracee
 
 import (
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"syscall"
 
@@ -17,27 +18,21 @@ import (
 type Space struct {
 	id    uint64
 	pid   atomic.Int64
-	procs map[*Process]struct{}
+	procs []*Process // in the order in which they came
 	reqs  []*stopRequest
 }
 
 // ID returns a number that no other space of this tracer ever has.
 func (s *Space) ID() uint64 { return s.id }
 
-// Pid returns the id of a process that lives in the space, 0 when it is
-// gone. It may be called by anyone at any time; the process may be gone by
-// the time that the caller uses it.
+// Pid returns the id of the process that has lived in the space for longest, 0
+// when it is gone: others borrow it, mostly, and leave it soon. It may be called by
+// anyone at any time; the process may be gone by the time that the caller uses it.
 func (s *Space) Pid() int { return int(s.pid.Load()) }
 
 // Processes returns the processes that live in the space. For the tracer
 // thread only.
-func (s *Space) Processes() []*Process {
-	ps := make([]*Process, 0, len(s.procs))
-	for p := range s.procs {
-		ps = append(ps, p)
-	}
-	return ps
-}
+func (s *Space) Processes() []*Process { return slices.Clone(s.procs) }
 
 // Still reports whether no thread of the space can run before one is resumed: it
 // has one process, and all threads of that are kept in their stops. For the tracer
@@ -46,7 +41,7 @@ func (s *Space) Still() bool {
 	if len(s.procs) != 1 {
 		return false
 	}
-	for p := range s.procs {
+	for _, p := range s.procs {
 		for _, th := range p.threads {
 			// Whoever makes a thread that is not known yet is on its way to a stop.
 			if th.state != held || !th.kept {
@@ -58,23 +53,23 @@ func (s *Space) Still() bool {
 }
 
 func (s *Space) add(p *Process) {
-	s.procs[p] = struct{}{}
-	s.pid.CompareAndSwap(0, int64(p.pid))
+	s.procs = append(s.procs, p)
+	s.pid.Store(int64(s.procs[0].pid))
 	p.space.Store(s)
 }
 
 // remove reports whether p was the last one.
 func (s *Space) remove(p *Process) bool {
-	if _, in := s.procs[p]; !in {
+	i := slices.Index(s.procs, p)
+	if i < 0 {
 		return false
 	}
-	delete(s.procs, p)
-	s.pid.Store(0)
-	for q := range s.procs {
-		s.pid.Store(int64(q.pid))
-		break
+	if s.procs = slices.Delete(s.procs, i, i+1); len(s.procs) == 0 {
+		s.pid.Store(0)
+		return true
 	}
-	return len(s.procs) == 0
+	s.pid.Store(int64(s.procs[0].pid))
+	return false
 }
 
 // Process is a thread group of the tree.

@@ -109,7 +109,7 @@ func (t *Tracer) request(s *Space, r *stopRequest) {
 // alone may have to wait for its turn behind the others for many milliseconds.
 // It reports whether there were any.
 func (t *Tracer) interruptRunning(s *Space, r *stopRequest) (any bool) {
-	for p := range s.procs {
+	for _, p := range s.procs {
 		for _, th := range p.threads {
 			if procmem.Running(p.pid, th.tid) && t.interrupt(r, th) {
 				any = true
@@ -127,7 +127,7 @@ func (t *Tracer) interruptNext(s *Space, r *stopRequest) {
 	}
 	for range 2 {
 		for how := range reluctances {
-			for p := range s.procs {
+			for _, p := range s.procs {
 				for _, th := range p.threads {
 					if !r.tried[th] && th.reluctance() == how && t.interrupt(r, th) {
 						return

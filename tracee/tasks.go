@@ -16,7 +16,7 @@ import (
 
 func (t *Tracer) newSpace() *Space {
 	t.spaces++
-	return &Space{id: t.spaces, procs: map[*Process]struct{}{}}
+	return &Space{id: t.spaces}
 }
 
 // addProcess makes a process; space is nil for a space of its own.
