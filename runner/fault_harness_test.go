@@ -31,7 +31,7 @@ const (
 	// wrongStatus is that of a workload program which saw a wrong page.
 	wrongStatus = 99
 	// endurance is how long a program may go on after what was done to it.
-	endurance = 15 * time.Second
+	endurance = 60 * time.Second
 )
 
 // scene is what a test does something bad to.

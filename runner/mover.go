@@ -21,8 +21,8 @@ import (
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
-// windowSlots is the size of a mover's window in pages: two of the pager's
-// batches, since pages that had to be unshared come on top of one.
+// windowSlots is the size of one half of a mover's window in pages: two of the
+// pager's batches, since pages that had to be unshared come on top of one.
 const windowSlots = 512
 
 // mover moves pages with UFFDIO_MOVE, which only a task of the same address
@@ -34,6 +34,10 @@ const windowSlots = 512
 // destination registered with the descriptor it is called on, and asks
 // nothing of the source's registration (since Linux 6.8).
 //
+// The window has two halves, which take turns. The one into which pages move was
+// emptied before, and it is known that it was: should the agent die in the midst of
+// a request, what is there has moved. The other is emptied first in that request.
+//
 // W is opened with UFFD_USER_MODE_ONLY: should anything of ours ever read an
 // empty slot, it gets EFAULT, rather than waiting for a handler that is not
 // there.
@@ -41,11 +45,10 @@ type mover struct {
 	agent   *inject.Agent
 	pid     int // of any process in the space, for reading
 	window  mem.Range
+	half    int      // the half that is next, or in use: 0 or 1
 	w       int      // W's number in the agent
 	keep    *uffd.FD // W once more: the agent's death must not unregister the window
-	dirty   bool     // the window is to be emptied with the next request
-	full    []bool   // slots that have had a page since it was last emptied
-	stuck   error    // why it could not be emptied
+	dirty   bool     // the other half is to be emptied with the next request
 	broken  bool     // the agent is gone
 	cpu     int
 	idle    bool      // the agent is in the idle class, as far as we know
@@ -57,7 +60,7 @@ type mover struct {
 
 // newMover sets up the window. The agent must be the space's.
 func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
-	m := &mover{agent: agent, pid: agent.Tid(), owner: owner, w: -1, cpu: -1, full: make([]bool, windowSlots)}
+	m := &mover{agent: agent, pid: agent.Tid(), owner: owner, w: -1, cpu: -1}
 	if err := m.mapWindow(); err != nil {
 		return nil, err
 	}
@@ -98,17 +101,20 @@ func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 func (m *mover) mapWindow() error {
 	m.owner.scanMu.Lock()
 	defer m.owner.scanMu.Unlock()
-	at, err := m.agent.Call(unix.SYS_MMAP, inject.Hint(), windowSlots*mem.PageSize, unix.PROT_READ|unix.PROT_WRITE,
+	const size = 2 * windowSlots * mem.PageSize
+	at, err := m.agent.Call(unix.SYS_MMAP, inject.Hint(), size, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uintptr(0), 0)
 	if err != nil {
 		return fmt.Errorf("mapping the window: %w", err)
 	}
-	m.window = mem.MakeRange(mem.Addr(at), windowSlots*mem.PageSize)
+	m.window = mem.MakeRange(mem.Addr(at), size)
 	m.owner.addPrivate(m.window)
-	if _, err := m.agent.Call(unix.SYS_MUNLOCK, uintptr(m.window.Start), uintptr(m.window.Len())); err != nil {
+	if _, err := m.agent.Call(unix.SYS_MUNLOCK, at, size); err != nil {
 		return fmt.Errorf("unlocking the window: %w", err)
 	}
-	m.dirty = true // it may be populated
+	if _, err := m.agent.Call(unix.SYS_MADVISE, at, size, unix.MADV_DONTNEED); err != nil {
+		return fmt.Errorf("emptying the window: %w", err)
+	}
 	return nil
 }
 
@@ -139,26 +145,20 @@ func (m *mover) Move(runs []pager.Run) error {
 			m.recount(&runs[i])
 		}
 	}
-	for i := range runs {
-		for k := range runs[i].Moved {
-			m.full[runs[i].Slot+k] = true
-		}
-	}
-	return m.stuck
+	return nil
 }
 
 // recount finds out what has moved of a run whose place in the window was taken,
-// as the kernel says. If the window was empty, Linux 6.18 moves pages at times that it
-// does not count, and then finds them in its own way. That was seen in a program with
+// as the kernel says. It was empty: Linux 6.18 moves pages at times that it does not
+// count, and then finds them in its own way. That was seen in a program with
 // MADV_COLD in another thread, so probably once a page was locked for a moment; the
 // cause is not known for sure. Such pages were thought to be resident, and were lost.
 func (m *mover) recount(r *pager.Run) {
 	rest := mem.MakeRange(m.slot(r.Slot+r.Moved), uint64(r.Pages-r.Moved)*mem.PageSize)
 	// An error means that the process has ended.
 	_ = m.owner.present(rest, func(p mem.Range) {
-		// They move in order, and not to where a page was.
-		for a := p.Start; a < p.End && a == m.slot(r.Slot+r.Moved) && !m.full[r.Slot+r.Moved]; a += mem.PageSize {
-			r.Moved++
+		if p.Start == m.slot(r.Slot+r.Moved) { // they move in order
+			r.Moved += p.Pages()
 		}
 	})
 	r.Errno = syscall.EAGAIN // of what was not tried any more
@@ -235,7 +235,10 @@ func (m *mover) moveSome(runs []pager.Run) (again bool, err error) {
 		return false, err
 	}
 	if m.dirty {
-		m.emptied(&m.ops[0])
+		if err := m.ops[0].Err(); err != nil {
+			return false, fmt.Errorf("emptying the window: %w", err) // locked since; nothing has moved
+		}
+		m.dirty = false
 	}
 	op := first
 	for i := range runs {
@@ -259,13 +262,13 @@ func (m *mover) moveSome(runs []pager.Run) (again bool, err error) {
 	return again, nil
 }
 
-// salvage finds out what has moved when the agent died before it could say:
-// the window was empty, so what is present there has.
+// salvage finds out what has moved when the agent died before it could say: that
+// half of the window was empty, so what is present there has.
 func (m *mover) salvage(runs []pager.Run) {
 	m.broken = true
 	for i := range runs {
 		r := &runs[i]
-		r.Moved, r.Errno = 0, syscall.EBUSY
+		r.Moved, r.Errno = 0, syscall.EAGAIN
 		pm, err := procmem.OpenPagemap(m.owner.pid())
 		if err != nil {
 			continue // the process has ended, too
@@ -280,7 +283,10 @@ func (m *mover) salvage(runs []pager.Run) {
 	m.pid = m.owner.pid()
 }
 
-func (m *mover) slot(i int) mem.Addr { return m.window.Start + mem.Addr(i*mem.PageSize) }
+// slot returns the address of a slot in the half that is in use.
+func (m *mover) slot(i int) mem.Addr {
+	return m.window.Start + mem.Addr((m.half*windowSlots+i)*mem.PageSize)
+}
 
 // Read is pager.Mover's.
 func (m *mover) Read(runs []pager.Run, buf []byte) error {
@@ -303,34 +309,22 @@ func (m *mover) Read(runs []pager.Run, buf []byte) error {
 }
 
 // Drop is pager.Mover's.
-func (m *mover) Drop() { m.dirty = true }
+func (m *mover) Drop() { m.half, m.dirty = 1-m.half, true }
 
 // Flush is pager.Mover's.
 func (m *mover) Flush() {
 	if m.dirty && !m.broken {
 		m.ops = append(m.ops[:0], m.dropOp())
-		// A dead agent shows at the next Move; its window is empty to us.
-		if m.agent.Run(m.ops) == nil {
-			m.emptied(&m.ops[0])
-		}
+		// What fails here fails at the next Move as well.
+		m.dirty = m.agent.Run(m.ops) != nil || m.ops[0].Err() != nil
 	}
 }
 
-// emptied notes what has come of drop. A window that the program has had locked since,
-// with all that it has mapped, cannot be used any more.
-func (m *mover) emptied(drop *inject.Op) {
-	m.dirty = false
-	if err := drop.Err(); err != nil {
-		m.stuck = fmt.Errorf("emptying the window: %w", err)
-		return
-	}
-	clear(m.full)
-}
-
+// dropOp empties the half that is not in use.
 func (m *mover) dropOp() inject.Op {
-	return inject.Op{NR: unix.SYS_MADVISE, Args: [6]uintptr{
-		uintptr(m.window.Start), uintptr(m.window.Len()), unix.MADV_DONTNEED,
-	}}
+	other := m.window.Start + mem.Addr((1-m.half)*windowSlots*mem.PageSize)
+	return inject.Op{NR: unix.SYS_MADVISE, StopOnError: true,
+		Args: [6]uintptr{uintptr(other), windowSlots * mem.PageSize, unix.MADV_DONTNEED}}
 }
 
 // Unshare is pager.Mover's. Needs Linux 5.14.
