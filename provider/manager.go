@@ -204,7 +204,8 @@ func (m *Manager) Poison(r mem.Range, mode uapi.PoisonMode) (done int, errno sys
 
 // Register makes faults of r come here that find no page. While the space is being
 // copied it waits. EPERM is memory that grows by being touched (MAP_GROWSDOWN),
-// which the kernel must do.
+// which the kernel must do. EINVAL is memory that is not private and anonymous, or is
+// not any more: the program may have put other memory there since it was looked.
 func (m *Manager) Register(r mem.Range) syscall.Errno {
 	for {
 		busy := false
@@ -215,7 +216,9 @@ func (m *Manager) Register(r mem.Range) syscall.Errno {
 			if slices.Contains(m.sp.growing, r.End) {
 				return 0, unix.EPERM
 			}
-			m.sp.reflect(r)
+			if !m.sp.reflect(r) {
+				return 0, unix.EINVAL
+			}
 			errno := m.d.Register(r, uapi.UFFDIO_REGISTER_MODE_MISSING)
 			m.sp.follow()
 			m.sp.apply(r)

@@ -355,15 +355,17 @@ func (sp *space) Install(h int) (int, syscall.Errno) {
 }
 
 // reflect brings what the mirror knows of the mappings in r up to date, which
-// is not watched where nobody has registered it.
-func (sp *space) reflect(r mem.Range) {
+// is not watched where nobody has registered it. It reports whether all that is
+// mapped there is private anonymous memory.
+func (sp *space) reflect(r mem.Range) (private bool) {
 	if r.Empty() {
-		return
+		return true
 	}
 	vmas, err := procmem.Maps(sp.ts.Pid())
 	if err != nil {
-		return // the process is gone
+		return true // the process is gone
 	}
+	private = true
 	for _, v := range vmas {
 		// A huge page cannot be cut.
 		if v.Overlaps(r) && procmem.HugePageSize(v.Dev) != 0 {
@@ -373,12 +375,14 @@ func (sp *space) reflect(r mem.Range) {
 	var maps []vkernel.Mapping
 	for _, v := range vmas {
 		if part := v.Range.Intersect(r); !part.Empty() && !sp.owned(v.Range) {
+			private = private && v.Anonymous()
 			m := sp.mapping(v)
 			m.Locked = (v.Anonymous() || m.Shmem) && sp.locked(part)
 			maps = append(maps, m)
 		}
 	}
 	sp.v.Reflect(r, maps)
+	return private
 }
 
 // grown prepares the mirror for a mapping that is longer than it was: the object may

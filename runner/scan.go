@@ -6,6 +6,7 @@ package runner
 
 import (
 	"slices"
+	"syscall"
 
 	"github.com/faultline-go/faultline/internal/procmem"
 	"github.com/faultline-go/faultline/mem"
@@ -33,8 +34,7 @@ func (e *engagement) scan() {
 		e.freed.Store(e.freed.Load() || err != nil || n > 0)
 	}
 	known := e.pg.Regions()
-	var wiped []mem.Range
-	looked := false
+	var wiped, found []mem.Range
 	for _, v := range vmas {
 		if v.Name == "[heap]" {
 			e.mu.Lock()
@@ -48,13 +48,46 @@ func (e *engagement) scan() {
 			if !e.found(part) {
 				continue
 			}
-			if !looked { // it is slow, and there is hardly ever anything new
+			if len(found) == 0 { // it is slow, and there is hardly ever anything new
 				if wiped, err = procmem.Flagged(e.pid(), "wf"); err != nil {
 					return // it has ended
 				}
-				looked = true
 			}
+			found = append(found, part)
 			e.wipe(part, wiped)
+		}
+	}
+	if d, ok := e.fd.(*descriptor); ok && len(found) > 0 {
+		e.disclaim(d, found)
+	}
+}
+
+// disclaim gives up what of found is other memory than private anonymous by now. The
+// program may have put shared memory there after we had looked, which the kernel registers
+// as well.
+func (e *engagement) disclaim(d *descriptor, found []mem.Range) {
+	unregister := func(r mem.Range) syscall.Errno {
+		if errno := d.Unregister(r); errno != syscall.EINVAL {
+			return errno
+		}
+		return 0 // it cannot be registered, and is not
+	}
+	vmas, err := procmem.Maps(e.pid())
+	if err != nil {
+		return // it has ended
+	}
+	for _, v := range vmas {
+		for len(found) > 0 && found[0].End <= v.Start {
+			found = found[1:] // both are in order
+		}
+		if v.Anonymous() {
+			continue
+		}
+		for i := 0; i < len(found) && found[i].Start < v.End; i++ {
+			// It may be private once more, and then nothing must be lost.
+			if err := e.pg.Release(v.Intersect(found[i]), unregister); err != nil && !gone(err) {
+				e.r.log.Warn("shared memory stays registered", "pid", e.pid(), "err", err)
+			}
 		}
 	}
 }
