@@ -103,7 +103,7 @@ func (t *task) fork(c tracee.Call) {
 		t.resume(0)
 		return
 	}
-	t.copySpace(child, done)
+	t.copySpace(child, true, done)
 }
 
 // ids adds to t.ranges where a call that makes a task writes the id of that, in the
@@ -165,17 +165,23 @@ func (sp *space) forked(child *tracee.Process) {
 		t.next()
 		t.p.settle()
 	case t.job == nil:
-		t.start(func() { t.copySpace(child, func() {}) }) // none of its memory is registered
+		// None of its memory was registered when it made the call. It may be by now,
+		// but nothing has left.
+		if sp.managed != nil {
+			delete(sp.managed.unsure, by.Tid())
+		}
+		t.start(func() { t.copySpace(child, false, func() {}) })
 	}
 }
 
 // copySpace makes the mirror, and calls made when it is there. The child's memory has
 // the permissions that its parent's had: they stay where its faults are to be told,
-// and are given back where they are not.
-func (t *task) copySpace(child *tracee.Process, made func()) {
+// and are given back where they are not. known says that nothing has changed since the
+// call began: if not, nobody knows what they were.
+func (t *task) copySpace(child *tracee.Process, known bool, made func()) {
 	t.as(waitCall, func() {
 		t.v.ForkWith(func(v *vkernel.Process) {
-			t.sp.inherit(child, v)
+			t.sp.inherit(child, v, known)
 			made()
 		})
 	})
@@ -188,8 +194,11 @@ func (t *task) copySpace(child *tracee.Process, made func()) {
 }
 
 // inherit makes the space of a child that was just made and is stopped.
-func (sp *space) inherit(child *tracee.Process, v *vkernel.Process) {
-	c := &space{p: sp.p, ts: child.Space(), action: sp.action, prot: sp.prot.clone()}
+func (sp *space) inherit(child *tracee.Process, v *vkernel.Process, known bool) {
+	c := &space{p: sp.p, ts: child.Space(), action: sp.action}
+	if known {
+		c.prot = sp.prot.clone()
+	}
 	c.adopt(v)
 	c.guarded = slices.Clone(sp.guarded)
 	c.inheritUpkeep(sp, child)

@@ -115,7 +115,9 @@ func (p *Provider) doubt(sp *space, stopped *tracee.Thread) {
 			}
 			tid := th.Tid()
 			sp.managed.unsure[tid] = struct{}{}
-			if procmem.Running(pr.Pid(), tid) {
+			// A fork that we have not seen begin copies the space as it is by then.
+			nr, _ := procmem.Call(pr.Pid(), tid)
+			if procmem.Running(pr.Pid(), tid) || slices.Contains(forkCalls, nr) {
 				th.Interrupt(func() { delete(sp.managed.unsure, tid) })
 			}
 		}
@@ -155,7 +157,8 @@ func (sp *space) has(tid int) bool {
 	return false
 }
 
-// resolve finds out in which call a thread waits. It reports false if it runs.
+// resolve finds out in which call a thread waits. It reports false if it runs, or copies
+// its memory: nothing must leave before we know of the copy.
 func (sp *space) resolve(pr *tracee.Process, th *tracee.Thread) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pr.Pid(), th.Tid()))
 	if err != nil {
@@ -178,6 +181,9 @@ func (sp *space) resolve(pr *tracee.Process, th *tracee.Thread) bool {
 		c.Args[i] = uintptr(v)
 	}
 	t := sp.p.task(th)
+	if slices.Contains(forkCalls, c.Nr) && !t.sharesMemory(c) {
+		return false
+	}
 	t.ranges = sysargs.Ranges(t.ranges[:0], c.Nr, c.Args, sp.Load)
 	t.alsoUses(c)
 	t.pin(t.ranges)

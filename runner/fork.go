@@ -173,26 +173,18 @@ func (e *engagement) belongs(c *birth, pid int) bool {
 	return c.child.Probe(c.fd, present)
 }
 
-// fork finds the memory of a child among what its parent's descriptor has
-// announced, and begins to serve it.
-func (r *Run) fork(parent, child *tracee.Process) {
-	e := r.engagementOf(parent.Space())
-	if e == nil {
-		return // it has no descriptor, and had none when it forked
-	}
+// fork finds the memory of a child among what the descriptor of e, its parent's, has
+// announced, and begins to serve it. ce is the child's.
+func (r *Run) fork(e, ce *engagement, child *tracee.Process) {
 	if e.user != nil {
-		// Nobody else may engage it until the event is read.
-		r.claimSpace(r.newEngagement(child.Space()))
-		return
+		return // until the event is read
 	}
-	ce := r.newEngagement(child.Space())
-	r.claimSpace(ce)
 	c := e.claim(child.Pid())
 	if c == nil {
 		r.disown(ce)
 		if isServed(child.Pid()) {
 			// It would read zeros where pages are outside.
-			r.fatal(fmt.Errorf("the memory of pid %d, a child of pid %d, was not announced", child.Pid(), parent.Pid()))
+			r.fatal(fmt.Errorf("the memory of pid %d, a child of pid %d, was not announced", child.Pid(), e.pid()))
 		}
 		return
 	}

@@ -49,7 +49,7 @@ func (h *handler) Exec(p *tracee.Process, _ *tracee.Space) {
 		return
 	}
 	h.processes.Add(1)
-	h.add(p.Space())
+	h.add(p.Space(), nil)
 	h.hurry()
 }
 
@@ -60,8 +60,14 @@ func (h *handler) Fork(parent, child *tracee.Process) {
 	if child.Space() == parent.Space() {
 		return // vfork, or clone with CLONE_VM
 	}
-	h.add(child.Space())
-	h.fork(parent, child)
+	e := h.engagementOf(parent.Space())
+	if e == nil {
+		h.add(child.Space(), nil) // the parent has no descriptor, and had none when it forked
+		return
+	}
+	ce := h.newEngagement(child.Space())
+	h.add(child.Space(), ce) // with that, or the monitor could engage it first
+	h.fork(e, ce, child)
 }
 
 // Thread is tracee.Handler's. The kernel clears a word when a thread ends, and
@@ -90,11 +96,15 @@ func (h *handler) Thread(th *tracee.Thread, id mem.Addr) {
 	}
 }
 
-func (h *handler) add(sp *tracee.Space) {
+// add makes a space known, with the engagement that it has, if any.
+func (h *handler) add(sp *tracee.Space, e *engagement) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.spaces[sp] == nil {
-		h.spaces[sp] = &space{}
+		h.spaces[sp] = &space{engagement: e}
+		if e != nil {
+			h.engaged.Add(1)
+		}
 	}
 }
 
