@@ -168,7 +168,7 @@ func (s *Space) begin(b *batch) {
 		if e == nil || e.state != resident || e.stamp != v.stamp {
 			continue
 		}
-		if _, held := s.holds[v.page]; held {
+		if _, held := s.holds[v.page]; held || s.pins[v.page] > 0 {
 			e.clear(picked)
 			e.stamp = s.p.queue.Return(evict.Key{Space: s.id, Page: v.page}, v.stamp)
 			continue

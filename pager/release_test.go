@@ -54,3 +54,35 @@ func TestRelease(t *testing.T) {
 		})
 	}
 }
+
+// TestPinForACall: pages that a call reads through a file of /proc, which brings in nothing,
+// left between the moment at which they were brought in and the call.
+func TestPinForACall(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, s := r.start(2000)
+		r.fill(k, 0, 100, 1)
+		once, twice := s.Pin(pages(0, 50)), s.Pin(pages(10, 10))
+		r.fill(k, 100, 600, 1)
+		r.firstIn(s, 700, outside)
+		for i := range 50 {
+			if !k.isPresent(page(i)) {
+				r.Fatalf("page %d has left, and is pinned", i)
+			}
+		}
+		once()
+		r.fill(k, 700, 600, 1)
+		settled()
+		for i := range 50 {
+			if pinned := 10 <= i && i < 20; k.isPresent(page(i)) != pinned {
+				r.Errorf("page %d is there: %v, pinned: %v", i, !pinned, pinned)
+			}
+		}
+		twice()
+		r.fill(k, 1300, 600, 1)
+		settled()
+		if k.isPresent(page(15)) || len(s.pins) != 0 {
+			r.Errorf("a page stays that was let go; pinned are %v", s.pins)
+		}
+		r.wantPage(k, page(15), pattern(16))
+	})
+}

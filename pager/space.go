@@ -72,6 +72,7 @@ type Space struct {
 	inflight map[mem.Page]*job     // loads that a worker does; protected by mu
 	removes  ranges                // recent REMOVEs; protected by mu
 	holds    map[mem.Page]struct{} // pages that must not leave; protected by mu
+	pins     map[mem.Page]int      // pages that must not leave for now; protected by mu
 	verify   []mem.Range           // ranges to compare with the kernel; protected by mu
 	news     *regions              // what is announced while findResident looks, else nil; protected by mu
 	// limbo has what was moved while the layout changed, by the page it was taken
@@ -230,6 +231,27 @@ func (s *Space) Hold(r mem.Range) {
 	for pg := r.Start.Page(); pg < r.End.Up().Page(); pg++ {
 		s.holds[pg] = struct{}{}
 	}
+}
+
+// Pin keeps the pages of r from leaving until unpin is called. If they are outside they
+// leave no more once they have come. Pins of the same page add up.
+func (s *Space) Pin(r mem.Range) (unpin func()) {
+	r = mem.Range{Start: r.Start.Down(), End: r.End.Up()}
+	add := func(by int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.pins == nil {
+			s.pins = make(map[mem.Page]int)
+		}
+		for pg := r.Start.Page(); pg < r.End.Page(); pg++ {
+			if s.pins[pg] += by; s.pins[pg] == 0 {
+				delete(s.pins, pg)
+			}
+		}
+	}
+	add(1)
+	s.awaitMove(r) // what is about to leave has left, and comes back when it is touched
+	return func() { add(-1) }
 }
 
 // unhold forgets holds in r. Preconditions: s.mu is held.
