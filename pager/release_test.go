@@ -70,6 +70,7 @@ func TestPinForACall(t *testing.T) {
 			}
 		}
 		once()
+		once() // takes nothing from the other
 		r.fill(k, 700, 600, 1)
 		settled()
 		for i := range 50 {

@@ -234,7 +234,8 @@ func (s *Space) Hold(r mem.Range) {
 }
 
 // Pin keeps the pages of r from leaving until unpin is called. If they are outside they
-// leave no more once they have come. Pins of the same page add up.
+// leave no more once they have come. Pins of the same page add up. A second call of unpin
+// does nothing.
 func (s *Space) Pin(r mem.Range) (unpin func()) {
 	r = mem.Range{Start: r.Start.Down(), End: r.End.Up()}
 	add := func(by int) {
@@ -251,7 +252,7 @@ func (s *Space) Pin(r mem.Range) (unpin func()) {
 	}
 	add(1)
 	s.awaitMove(r) // what is about to leave has left, and comes back when it is touched
-	return func() { add(-1) }
+	return sync.OnceFunc(func() { add(-1) })
 }
 
 // unhold forgets holds in r. Preconditions: s.mu is held.

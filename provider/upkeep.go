@@ -116,8 +116,8 @@ func (p *Provider) doubt(sp *space, stopped *tracee.Thread) {
 			tid := th.Tid()
 			sp.managed.unsure[tid] = struct{}{}
 			// A fork that we have not seen begin copies the space as it is by then.
-			nr, _ := procmem.Call(pr.Pid(), tid)
-			if procmem.Running(pr.Pid(), tid) || slices.Contains(forkCalls, nr) {
+			nr, asleep := procmem.Call(pr.Pid(), tid)
+			if procmem.Running(pr.Pid(), tid) || asleep && slices.Contains(forkCalls, nr) {
 				th.Interrupt(func() { delete(sp.managed.unsure, tid) })
 			}
 		}

@@ -30,7 +30,8 @@ const (
 	atOnce = 20 * time.Second
 	// wrongStatus is that of a workload program which saw a wrong page.
 	wrongStatus = 99
-	// endurance is how long a program may go on after what was done to it.
+	// endurance is how long a program may go on after what was done to it. It does not
+	// decide either: what hangs does so for ever.
 	endurance = 60 * time.Second
 )
 

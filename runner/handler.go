@@ -306,5 +306,14 @@ func (e *engagement) advised(r mem.Range, advice int) (done bool) {
 	return true
 }
 
-// Exited is tracee.Handler's.
-func (h *handler) Exited(p *tracee.Process, _ tracee.Status) { h.sizes.Forget(p.Pid()) }
+// Exited is tracee.Handler's. A process that others share its memory with may have died
+// in a call, whose end is not reported then.
+func (h *handler) Exited(p *tracee.Process, _ tracee.Status) {
+	h.sizes.Forget(p.Pid())
+	for th, m := range h.memCalls {
+		if th.Process() == p {
+			m.unpin()
+			delete(h.memCalls, th)
+		}
+	}
+}

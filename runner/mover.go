@@ -61,14 +61,14 @@ type mover struct {
 // newMover sets up the window. The agent must be the space's.
 func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 	m := &mover{agent: agent, pid: agent.Tid(), owner: owner, w: -1, cpu: -1}
-	if err := m.mapWindow(); err != nil {
-		return nil, err
-	}
 	defer func() {
 		if err != nil {
 			m.Close()
 		}
 	}()
+	if err := m.mapWindow(); err != nil {
+		return nil, err
+	}
 	// A forked child must not carry copies of pages that are on their way.
 	if _, err := agent.Call(unix.SYS_MADVISE, uintptr(m.window.Start), uintptr(m.window.Len()), unix.MADV_DONTFORK); err != nil {
 		return nil, fmt.Errorf("keeping the window from children: %w", err)
