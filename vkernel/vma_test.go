@@ -65,6 +65,11 @@ func TestTree(t *testing.T) {
 		case have[i] != nil && (!full || rng.IntN(8) == 0):
 			tree.remove(have[i])
 			have[i] = nil
+		case have[i] != nil:
+			// Half a page of it comes or goes, which no hole of whole pages
+			// is larger for.
+			low := mem.Addr(2*i) * page
+			tree.resize(have[i], mem.Range{Start: low + mem.Addr(rng.IntN(2))*page/2, End: low + page})
 		}
 		check(step)
 	}

@@ -6,18 +6,21 @@ import "github.com/faultline-go/faultline/mem"
 
 const fanout = 64
 
-// node is one node of a vmaTree: a leaf holds VMAs, others nodes. Its keys
-// are the starts of what it holds.
+// node is one node of a vmaTree: a leaf holds VMAs, others nodes. What a search
+// or a change needs to know of them is here, so that neither looks at more than
+// one of them a level: among a million VMAs, each such look misses the cache.
 type node struct {
-	n    int
-	keys [fanout]mem.Addr
-	kids [fanout]*node // not of a leaf
-	vmas [fanout]*vma  // of a leaf
-	leaf bool
-	// span is from the first start to the last end below, and gap the
-	// largest hole between VMAs within.
-	span mem.Range
-	gap  uint64
+	starts [fanout]mem.Addr // of the VMA, or of the first below
+	ends   [fanout]mem.Addr // of the VMA, or of the last below
+	n      int
+	kids   *kids        // nil in a leaf
+	vmas   [fanout]*vma // of a leaf
+}
+
+// kids is what a node that is no leaf has.
+type kids struct {
+	nodes [fanout]*node
+	gaps  [fanout]uint64 // the largest hole within each
 }
 
 // vmaTree holds the VMAs of an address space in the order of their addresses,
@@ -28,64 +31,70 @@ type vmaTree struct {
 	count int
 }
 
-// place returns the index in nd of the last key that is not above a, -1 if
-// all are.
+// place returns the index in nd of the last start that is not above a, -1 if
+// all are. It looks at one start of each cache line, and then at one line: they
+// are fetched together, where the steps of a binary search wait for each other.
 func (nd *node) place(a mem.Addr) int {
-	lo, hi := 0, nd.n
-	for lo < hi {
-		mid := (lo + hi) / 2
-		if nd.keys[mid] <= a {
-			lo = mid + 1
-		} else {
-			hi = mid
+	const line = cacheLine / 8
+	from := 0
+	for i := line; i < nd.n; i += line {
+		if nd.starts[i] <= a {
+			from = i
 		}
 	}
-	return lo - 1
+	i := from
+	for _, start := range nd.starts[from:min(from+line, nd.n)] {
+		if start <= a {
+			i++
+		}
+	}
+	return i - 1
 }
 
-// summarize computes what nd says of all that is below it.
-func (nd *node) summarize() {
-	nd.gap = 0
-	if nd.n == 0 {
-		nd.span = mem.Range{}
-		return
+// reach returns the index of the first that ends above a. Preconditions: one
+// does.
+func (nd *node) reach(a mem.Addr) int {
+	i := max(nd.place(a), 0)
+	if nd.ends[i] <= a {
+		i++
 	}
-	for i := range nd.n {
-		var in mem.Range
-		if nd.leaf {
-			in = mem.Range{Start: nd.vmas[i].start, End: nd.vmas[i].end}
-		} else {
-			in = nd.kids[i].span
-			nd.gap = max(nd.gap, nd.kids[i].gap)
-		}
-		nd.keys[i] = in.Start
-		if i == 0 {
-			nd.span.Start = in.Start
-		} else {
-			nd.gap = max(nd.gap, uint64(in.Start-nd.span.End))
-		}
-		nd.span.End = in.End
+	return i
+}
+
+// gap returns the largest hole between VMAs below nd.
+func (nd *node) gap() (most uint64) {
+	starts, ends := nd.starts[:nd.n], nd.ends[:nd.n]
+	for i := 1; i < len(starts) && i <= len(ends); i++ {
+		most = max(most, uint64(starts[i]-ends[i-1]))
 	}
+	if nd.kids != nil {
+		for _, gap := range nd.kids.gaps[:nd.n] {
+			most = max(most, gap)
+		}
+	}
+	return most
+}
+
+// note says in nd what kid i now is.
+func (nd *node) note(i int) {
+	kid := nd.kids.nodes[i]
+	nd.starts[i], nd.ends[i] = 0, 0
+	if kid.n > 0 {
+		nd.starts[i], nd.ends[i] = kid.starts[0], kid.ends[kid.n-1]
+	}
+	nd.kids.gaps[i] = kid.gap()
 }
 
 // find returns the first VMA that ends above a, or nil.
 func (t *vmaTree) find(a mem.Addr) *vma {
 	nd := t.root
-	if nd == nil || a >= nd.span.End {
+	if nd == nil || a >= nd.ends[nd.n-1] {
 		return nil
 	}
-	for !nd.leaf {
-		i := max(nd.place(a), 0)
-		if nd.kids[i].span.End <= a {
-			i++
-		}
-		nd = nd.kids[i]
+	for nd.kids != nil {
+		nd = nd.kids.nodes[nd.reach(a)]
 	}
-	i := max(nd.place(a), 0)
-	if nd.vmas[i].end <= a {
-		i++
-	}
-	return nd.vmas[i]
+	return nd.vmas[nd.reach(a)]
 }
 
 // next returns the VMA after v, or nil.
@@ -94,11 +103,11 @@ func (t *vmaTree) next(v *vma) *vma { return t.find(v.end) }
 // prev returns the last VMA that starts below a, or nil.
 func (t *vmaTree) prev(a mem.Addr) *vma {
 	nd := t.root
-	if nd == nil || a <= nd.span.Start {
+	if nd == nil || a <= nd.starts[0] {
 		return nil
 	}
-	for !nd.leaf {
-		nd = nd.kids[nd.place(a-1)]
+	for nd.kids != nil {
+		nd = nd.kids.nodes[nd.place(a-1)]
 	}
 	return nd.vmas[nd.place(a-1)]
 }
@@ -107,53 +116,123 @@ func (t *vmaTree) prev(a mem.Addr) *vma {
 func (t *vmaTree) insert(v *vma) {
 	t.count++
 	if t.root == nil {
-		t.root = &node{leaf: true}
+		t.root = &node{}
 	}
-	right := t.root.insert(v)
-	if right != nil {
-		root := &node{n: 2}
-		root.kids[0], root.kids[1] = t.root, right
-		root.summarize()
+	if right := t.root.insert(v); right != nil {
+		root := &node{n: 2, kids: new(kids)}
+		root.kids.nodes[0], root.kids.nodes[1] = t.root, right
+		root.note(0)
+		root.note(1)
 		t.root = root
 	}
 }
 
 // insert adds v below nd and returns the right half if nd had to be split.
 func (nd *node) insert(v *vma) *node {
-	var right *node
-	if nd.leaf {
+	if nd.kids == nil {
 		i := nd.place(v.start) + 1
-		copy(nd.vmas[i+1:], nd.vmas[i:nd.n])
-		nd.vmas[i] = v
-		nd.n++
+		nd.open(i)
+		nd.starts[i], nd.ends[i], nd.vmas[i] = v.start, v.end, v
 	} else {
 		i := max(nd.place(v.start), 0)
-		if split := nd.kids[i].insert(v); split != nil {
-			copy(nd.kids[i+2:], nd.kids[i+1:nd.n])
-			nd.kids[i+1] = split
-			nd.n++
+		right := nd.kids.nodes[i].insert(v)
+		nd.note(i)
+		if right != nil {
+			nd.open(i + 1)
+			nd.kids.nodes[i+1] = right
+			nd.note(i + 1)
 		}
 	}
-	if nd.n == fanout {
-		right = &node{leaf: nd.leaf, n: fanout / 2}
-		half := fanout - right.n
-		copy(right.kids[:], nd.kids[half:])
-		copy(right.vmas[:], nd.vmas[half:])
-		clear(nd.kids[half:])
-		clear(nd.vmas[half:])
-		nd.n = half
-		right.summarize()
+	if nd.n < fanout {
+		return nil
 	}
-	nd.summarize()
+	right := &node{}
+	if nd.kids != nil {
+		right.kids = new(kids)
+	}
+	nd.give(right, fanout/2)
 	return right
+}
+
+// open makes room for one at i.
+func (nd *node) open(i int) {
+	copy(nd.starts[i+1:], nd.starts[i:nd.n])
+	copy(nd.ends[i+1:], nd.ends[i:nd.n])
+	if nd.kids == nil {
+		copy(nd.vmas[i+1:], nd.vmas[i:nd.n])
+	} else {
+		copy(nd.kids.nodes[i+1:], nd.kids.nodes[i:nd.n])
+		copy(nd.kids.gaps[i+1:], nd.kids.gaps[i:nd.n])
+	}
+	nd.n++
+}
+
+// shut takes out what is at i.
+func (nd *node) shut(i int) {
+	copy(nd.starts[i:], nd.starts[i+1:nd.n])
+	copy(nd.ends[i:], nd.ends[i+1:nd.n])
+	if nd.kids == nil {
+		copy(nd.vmas[i:], nd.vmas[i+1:nd.n])
+	} else {
+		copy(nd.kids.nodes[i:], nd.kids.nodes[i+1:nd.n])
+		copy(nd.kids.gaps[i:], nd.kids.gaps[i+1:nd.n])
+	}
+	nd.cut(nd.n - 1)
+}
+
+// cut leaves the first n, and keeps nothing of the others alive.
+func (nd *node) cut(n int) {
+	if nd.kids == nil {
+		clear(nd.vmas[n:nd.n])
+	} else {
+		clear(nd.kids.nodes[n:nd.n])
+	}
+	nd.n = n
+}
+
+// give moves the last n of nd to the front of its right neighbour.
+func (nd *node) give(right *node, n int) {
+	from := nd.n - n
+	prepend(right.starts[:], right.n, nd.starts[from:nd.n])
+	prepend(right.ends[:], right.n, nd.ends[from:nd.n])
+	if nd.kids == nil {
+		prepend(right.vmas[:], right.n, nd.vmas[from:nd.n])
+	} else {
+		prepend(right.kids.nodes[:], right.n, nd.kids.nodes[from:nd.n])
+		prepend(right.kids.gaps[:], right.n, nd.kids.gaps[from:nd.n])
+	}
+	right.n += n
+	nd.cut(from)
+}
+
+// prepend puts more in front of the first n of s.
+func prepend[T any](s []T, n int, more []T) {
+	copy(s[len(more):], s[:n])
+	copy(s, more)
+}
+
+// take moves the first n of the right neighbour of nd to its end.
+func (nd *node) take(right *node, n int) {
+	copy(nd.starts[nd.n:], right.starts[:n])
+	copy(nd.ends[nd.n:], right.ends[:n])
+	if nd.kids == nil {
+		copy(nd.vmas[nd.n:], right.vmas[:n])
+	} else {
+		copy(nd.kids.nodes[nd.n:], right.kids.nodes[:n])
+		copy(nd.kids.gaps[nd.n:], right.kids.gaps[:n])
+	}
+	nd.n += n
+	for range n {
+		right.shut(0)
+	}
 }
 
 // remove takes v out.
 func (t *vmaTree) remove(v *vma) {
 	t.count--
 	t.root.remove(v.start)
-	for !t.root.leaf && t.root.n == 1 {
-		t.root = t.root.kids[0]
+	for t.root.kids != nil && t.root.n == 1 {
+		t.root = t.root.kids.nodes[0]
 	}
 	if t.root.n == 0 {
 		t.root = nil
@@ -162,69 +241,52 @@ func (t *vmaTree) remove(v *vma) {
 
 func (nd *node) remove(a mem.Addr) {
 	i := nd.place(a)
-	if nd.leaf {
-		copy(nd.vmas[i:], nd.vmas[i+1:nd.n])
-		nd.n--
-		nd.vmas[nd.n] = nil
-		nd.summarize()
+	if nd.kids == nil {
+		nd.shut(i)
 		return
 	}
-	nd.kids[i].remove(a)
-	if nd.kids[i].n < fanout/4 {
-		nd.join(i)
+	kid := nd.kids.nodes[i]
+	kid.remove(a)
+	nd.note(i)
+	if kid.n < fanout/4 && nd.n > 1 { // or nd is the root, about to be dropped
+		nd.join(min(i, nd.n-2))
 	}
-	nd.summarize()
 }
 
-// join makes kid i of nd one with a neighbour, or evens the two out.
+// join makes kids i and i+1 of nd one, or evens the two out.
 func (nd *node) join(i int) {
-	if nd.n == 1 {
-		return // the root, about to be dropped
-	}
-	if i == nd.n-1 {
-		i--
-	}
-	l, r := nd.kids[i], nd.kids[i+1]
-	var kids [2 * fanout]*node
-	var vmas [2 * fanout]*vma
-	copy(kids[:], l.kids[:l.n])
-	copy(kids[l.n:], r.kids[:r.n])
-	copy(vmas[:], l.vmas[:l.n])
-	copy(vmas[l.n:], r.vmas[:r.n])
+	l, r := nd.kids.nodes[i], nd.kids.nodes[i+1]
 	total := l.n + r.n
-	l.n, r.n = total, 0
-	if total >= fanout*3/4 {
-		l.n, r.n = total/2, total-total/2
-	}
-	fill := func(x *node, from int) {
-		clear(x.kids[:])
-		clear(x.vmas[:])
-		copy(x.kids[:], kids[from:from+x.n])
-		copy(x.vmas[:], vmas[from:from+x.n])
-		x.summarize()
-	}
-	fill(l, 0)
-	if r.n > 0 {
-		fill(r, l.n)
+	switch half := total / 2; {
+	case total < fanout*3/4:
+		l.take(r, r.n)
+		nd.shut(i + 1)
+		nd.note(i)
 		return
+	case l.n > half:
+		l.give(r, l.n-half)
+	default:
+		l.take(r, half-l.n)
 	}
-	copy(nd.kids[i+1:], nd.kids[i+2:nd.n])
-	nd.n--
-	nd.kids[nd.n] = nil
+	nd.note(i)
+	nd.note(i + 1)
 }
 
 // resize gives v new bounds, which keep its place in the order.
 func (t *vmaTree) resize(v *vma, r mem.Range) {
-	old := v.start
+	t.root.resize(v.start, r)
 	v.start, v.end = r.Start, r.End
-	t.root.refresh(old)
 }
 
-func (nd *node) refresh(a mem.Addr) {
-	if !nd.leaf {
-		nd.kids[max(nd.place(a), 0)].refresh(a)
+// resize gives the VMA that starts at a new bounds.
+func (nd *node) resize(a mem.Addr, r mem.Range) {
+	i := nd.place(a)
+	if nd.kids == nil {
+		nd.starts[i], nd.ends[i] = r.Start, r.End
+		return
 	}
-	nd.summarize()
+	nd.kids.nodes[i].resize(a, r)
+	nd.note(i)
 }
 
 // highestGap returns the start of the highest n bytes within r that no VMA
@@ -264,35 +326,24 @@ func (s *gapSearch) try(lo, hi mem.Addr) bool {
 
 func (s *gapSearch) below(nd *node) {
 	for i := nd.n - 1; i >= 0 && !s.found && s.right > s.r.Start; i-- {
-		if nd.leaf {
-			v := nd.vmas[i]
-			if s.try(v.end, s.right) {
-				return
-			}
-			s.right = v.start - min(v.start, v.guard())
-			continue
-		}
-		kid := nd.kids[i]
-		if s.try(kid.span.End, s.right) {
+		if s.try(nd.ends[i], s.right) {
 			return
 		}
-		if kid.gap < s.n || kid.span.Start >= s.r.End {
-			s.right = kid.span.Start
-			if first := kid.first(); first.guard() > 0 {
-				s.right -= min(s.right, first.guard())
-			}
+		if nd.kids != nil && nd.kids.gaps[i] >= s.n && nd.starts[i] < s.r.End {
+			s.below(nd.kids.nodes[i])
 			continue
 		}
-		s.below(kid)
+		s.right = nd.starts[i]
+		s.right -= min(s.right, nd.first(i).guard())
 	}
 }
 
-// first returns the first VMA below nd.
-func (nd *node) first() *vma {
-	for !nd.leaf {
-		nd = nd.kids[0]
+// first returns VMA i of a leaf, and the first below kid i of another node.
+func (nd *node) first(i int) *vma {
+	for nd.kids != nil {
+		nd, i = nd.kids.nodes[i], 0
 	}
-	return nd.vmas[0]
+	return nd.vmas[i]
 }
 
 // all calls fn for every VMA that r touches, in order, until it returns
