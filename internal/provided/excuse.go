@@ -2,7 +2,10 @@
 
 package provided
 
-import "regexp"
+import (
+	"regexp"
+	"sync"
+)
 
 // excuses are the cases that cannot pass, by the reason, as patterns of all of
 // their titles. That each of them does fail is tested.
@@ -16,16 +19,18 @@ var excuses = []struct{ why, titles string }{
 // Excuse says why a case cannot pass; it is empty for all others.
 func Excuse(title string) string {
 	for i, e := range excuses {
-		if patterns[i].MatchString(title) {
+		if patterns()[i].MatchString(title) {
 			return e.why
 		}
 	}
 	return ""
 }
 
-var patterns = func() (ps []*regexp.Regexp) {
+// patterns are compiled for whom they are needed: every command starts with
+// what is done before main.
+var patterns = sync.OnceValue(func() (ps []*regexp.Regexp) {
 	for _, e := range excuses {
 		ps = append(ps, regexp.MustCompile(`^(`+e.titles+`)$`))
 	}
 	return ps
-}()
+})

@@ -43,8 +43,11 @@ type stage struct {
 	kick   chan struct{}
 	quit   chan struct{} // closed by stop
 
+	size  uint64 // of ring, in bytes; immutable
+	count uint64 // of entries; immutable
+
 	mu       sync.RWMutex
-	ring     []byte            // immutable; its bytes are mu
+	ring     []byte            // mu; nil, as entries and index, until the first add
 	entries  []entry           // mu
 	index    map[uint64]uint64 // mu: loc to the number of its entry
 	moved    map[uint64]uint64 // mu: loc to where the blob is instead
@@ -58,23 +61,23 @@ type stage struct {
 	waited   bool              // mu: somebody may wait for progress
 }
 
+// newStage returns a stage of n bytes. Its memory is made for the first blob:
+// most programs never have one, and would start a tenth later for it.
 func newStage(n int) *stage {
-	count := n / stageMeanBlob
 	return &stage{
 		kick:     make(chan struct{}, 1),
 		quit:     make(chan struct{}),
-		ring:     make([]byte, n),
-		entries:  make([]entry, count),
-		index:    make(map[uint64]uint64, count),
+		size:     uint64(n),
+		count:    uint64(n / stageMeanBlob),
 		moved:    make(map[uint64]uint64),
 		progress: make(chan struct{}),
 	}
 }
 
-func (g *stage) entryLocked(seq uint64) *entry { return &g.entries[seq%uint64(len(g.entries))] }
+func (g *stage) entryLocked(seq uint64) *entry { return &g.entries[seq%g.count] }
 
 func (g *stage) blobLocked(e *entry) []byte {
-	p := e.pos % uint64(len(g.ring))
+	p := e.pos % g.size
 	return g.ring[p : p+uint64(e.n)]
 }
 
@@ -82,11 +85,10 @@ func (g *stage) blobLocked(e *entry) []byte {
 // is room.
 func (g *stage) placeLocked(n int) (pos uint64, ok bool) {
 	pos = g.byteHead
-	if in := pos % uint64(len(g.ring)); in+uint64(n) > uint64(len(g.ring)) {
-		pos += uint64(len(g.ring)) - in
+	if in := pos % g.size; in+uint64(n) > g.size {
+		pos += g.size - in
 	}
-	return pos, pos+uint64(n)-g.byteTail <= uint64(len(g.ring)) &&
-		g.head-g.tail < uint64(len(g.entries))
+	return pos, pos+uint64(n)-g.byteTail <= g.size && g.head-g.tail < g.count
 }
 
 // room waits until a blob of n bytes fits. It returns an error at once when
@@ -133,6 +135,11 @@ func (g *stage) add(off uint64, size int, blob []byte) bool {
 	if !ok {
 		return false
 	}
+	if g.ring == nil {
+		g.ring = make([]byte, g.size)
+		g.entries = make([]entry, g.count)
+		g.index = make(map[uint64]uint64, g.count)
+	}
 	e := g.entryLocked(g.head)
 	*e = entry{loc: off, at: off, pos: pos, n: uint16(len(blob)), size: uint16(size)}
 	g.byteHead = pos + uint64(len(blob))
@@ -149,8 +156,7 @@ func (g *stage) add(off uint64, size int, blob []byte) bool {
 // dueLocked reports whether there is enough to write: one half is written
 // while the other fills.
 func (g *stage) dueLocked() bool {
-	return g.byteHead-g.byteTail >= uint64(len(g.ring))/2 ||
-		g.head-g.tail >= uint64(len(g.entries))/2
+	return g.byteHead-g.byteTail >= g.size/2 || g.head-g.tail >= g.count/2
 }
 
 // find returns the blob of ref if it is staged, copied to buf; else nil, and

@@ -39,9 +39,9 @@ func TestReuseDuringRelease(t *testing.T) {
 		return true
 	}
 	var n uint64
-	for ; len(refs) < len(g.entries); n++ {
+	for ; uint64(len(refs)) < g.count; n++ {
 		if !add(n) {
-			t.Fatalf("no room for blob %d of %d", n, len(g.entries))
+			t.Fatalf("no room for blob %d of %d", n, g.count)
 		}
 	}
 	if add(n) {
