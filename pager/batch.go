@@ -160,7 +160,7 @@ func (s *Space) begin(b *batch) {
 	b.runs = b.runs[:0]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b.changes = s.changes
+	b.changes, b.retried = s.changes, 0
 	keep := b.victims[:0]
 	alone := false // the latest page must move by itself
 	for _, v := range b.victims {
@@ -183,7 +183,9 @@ func (s *Space) begin(b *batch) {
 		} else {
 			b.runs = append(b.runs, Run{Src: v.page.Addr(), Pages: 1, Slot: i})
 		}
-		alone = e.stuck > 0
+		if alone = e.stuck > 0; alone {
+			b.retried++
+		}
 	}
 	b.victims, b.sorted = keep, false
 	b.moved = b.moved[:len(keep)]
@@ -205,12 +207,17 @@ func (s *Space) sortOut(b *batch) (left, vanished int, busy []victim) {
 	for _, r := range b.runs {
 		for i := range r.Pages {
 			at := r.Slot + i
+			v := b.victims[at]
 			if i < r.Moved {
+				if b.retried > 0 {
+					if e := s.table.peek(v.page); e != nil && e.stuck > 0 {
+						b.freed++
+					}
+				}
 				b.moved[at] = true
 				left++
 				continue
 			}
-			v := b.victims[at]
 			e := s.table.peek(v.page)
 			if e == nil || e.state != evicting {
 				// Removed or unmapped meanwhile: forget left the account
@@ -239,10 +246,14 @@ func (s *Space) sortOut(b *batch) (left, vanished int, busy []victim) {
 				}
 				s.table.set(v.page, entry{})
 			default:
-				e.stuck++ // one of 256, when it wraps, is tried as if new
-				e.clear(picked)
-				e.stamp = s.p.queue.Return(evict.Key{Space: s.id, Page: v.page}, v.stamp)
 				s.p.stat.unmovable.Add(1)
+				key := evict.Key{Space: s.id, Page: v.page}
+				if e.stuck++; e.stuck > 1 { // one of 256, when it wraps, is tried as if new
+					s.p.aside.put(key, v.stamp, e.stuck)
+					break
+				}
+				e.clear(picked)
+				e.stamp = s.p.queue.Return(key, v.stamp)
 			}
 		}
 	}

@@ -159,13 +159,14 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 		return ev.fail("the store takes no pages")
 	}
 	ev.choose()
-	left, seen, runs := 0, 0, 0
+	left, freed, seen, runs := 0, 0, 0, 0
 	waiting, later := false, false
 	for s, b := range ev.groups {
 		seen += len(b.victims)
-		b.runs = b.runs[:0]
+		b.runs, b.freed = b.runs[:0], 0
 		n, busy, no := p.evictSpace(s, b)
 		left += n
+		freed += b.freed
 		runs += len(b.runs)
 		if s.gone.Load() || s.closing.Load() {
 			seen -= len(b.victims) // they need not leave any more
@@ -194,10 +195,20 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 		// is no reason to lift the bound.
 		return !later, makeWait
 	}
-	switch ev.tried += seen; {
+	aside := p.asides()
+	if ev.tried += seen; seen == 0 {
+		ev.tried += aside // which was tried not long ago
+	}
+	const stays = "what is resident is pinned, locked or not writable, or its process cannot be stopped"
+	switch {
 	case left > 0 && p.storeDown.on.Load():
 		// They are held in our own memory. Not the next ones, too.
 		return ev.fail("the store takes no pages")
+	case left > 0 && freed == 0 && int64(aside) >= p.budget():
+		// The bound cannot be kept, whatever else leaves. That would only be
+		// missed: the program would do nothing but wait for it.
+		ev.tried = 0
+		return ev.fail(stays)
 	case left > 0:
 		ev.failed, ev.tried = 0, 0
 		if p.unbounded.end() {
@@ -206,18 +217,20 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 		return true, settle
 	case len(ev.busy) > 0:
 		return true, settle // the next round takes those
-	case seen == 0:
+	case seen == 0 && aside == 0:
 		// Nothing is queued: it is all on its way, or just being entered.
 		ev.tried = 0
 		return false, settle
-	case seen > 0 && ev.tried < int(p.resident.Load()):
+	case seen == 0 && ev.tried < int(p.resident.Load()):
+		return false, settle
+	case seen > 0 && ev.tried+aside < int(p.resident.Load()):
 		// A batch of pinned pages is no reason to give up: others wait in
 		// the queue. It is one when a whole turn of the queue came to
 		// nothing. A space whose mover is still being made comes up here.
 		return true, makeWait
 	}
 	ev.tried = 0
-	return ev.fail("what is resident is pinned, locked or not writable, or its process cannot be stopped")
+	return ev.fail(stays)
 }
 
 // Scattered pages take the mover long, call by call, and a thread that faults
@@ -254,6 +267,7 @@ func (ev *evictor) choose() {
 		n += len(victims)
 		delete(ev.busy, s)
 	}
+	p.requeue(ev.size)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for n < ev.size {

@@ -52,6 +52,8 @@ type Run struct {
 	Src   mem.Addr
 	Pages int
 	Slot  int // first slot of the window to fill; it is empty
+	// Window is for a mover that has several: which of them it took.
+	Window int
 	// Moved is the number of pages that moved, set by Move.
 	Moved int
 	// Errno says why the page after those did not; zero if all moved. EAGAIN says
@@ -134,6 +136,7 @@ type Pager struct {
 
 	mu     lock
 	queue  *evict.Queue      // protected by mu
+	aside  aside             // protected by mu
 	spaces map[uint32]*Space // protected by mu
 	nextID uint32            // protected by mu
 

@@ -194,6 +194,76 @@ func noReasonToGrow(t *testing.T, f func(k *sim, on bool), pinned bool) {
 	})
 }
 
+// TestStuckPagesAreLeftAlone: whoever needed room in a space with many pages that cannot
+// leave had all of them tried for each one that could. A program most of whose memory
+// could be executed, and so did not move, took ten minutes for a second's work.
+func TestStuckPagesAreLeftAlone(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		began := time.Now()
+		k, s := r.start(2000)
+		const stuck = 200 // of 256
+		for i := range stuck {
+			r.put(k, i, uint64(i))
+			k.pin(page(i), true)
+		}
+		r.fill(k, stuck, 1000, 0)
+		for range 5 {
+			for i := stuck; i < stuck+1000; i++ {
+				r.wantPage(k, page(i), pattern(uint64(i)))
+			}
+		}
+		st := r.p.Stats()
+		// Each list once, and each page twice before that and once more while the last
+		// of them runs out.
+		most := int64(stuck * (asideLists + 3) * (1 + int(time.Since(began)/(asideFirst<<(asideLists-1)))))
+		if st.PagesOut < 5000 || st.Unmovable > most {
+			t.Errorf("%d pages left, and those that cannot were tried %d times, at most %d are needed", st.PagesOut, st.Unmovable, most)
+		}
+		if st.Unbounded || r.p.Resident() > MinLimit {
+			t.Errorf("%d bytes resident, unbounded %v, though all others can leave", r.p.Resident(), st.Unbounded)
+		}
+		for i := range stuck {
+			if s.pageState(i) != resident {
+				t.Fatalf("pinned page %d is %v", i, s.pageState(i))
+			}
+			k.pin(page(i), false)
+		}
+		r.wantCounts()
+	})
+}
+
+// TestNoRoomLeft: where what cannot leave is as much as the limit, all else left as soon as
+// it had come, and the program did nothing but wait for it; and the limit was not kept.
+func TestNoRoomLeft(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		k, _ := r.start(2000)
+		const stuck = 300 // of 256
+		for i := range stuck {
+			r.put(k, i, uint64(i))
+			k.pin(page(i), true)
+		}
+		time.Sleep(10 * time.Second)
+		before := r.p.Stats().PagesOut
+		r.fill(k, stuck, 100, 0)
+		for range 20 {
+			for i := stuck; i < stuck+100; i++ {
+				r.wantPage(k, page(i), pattern(uint64(i)))
+			}
+		}
+		if st := r.p.Stats(); st.PagesOut-before > 500 || !st.Unbounded || r.log.count("grows past the limit") == 0 {
+			t.Errorf("%d pages left, unbounded %v: %s", st.PagesOut-before, st.Unbounded, r.log)
+		}
+		for i := range stuck {
+			k.pin(page(i), false)
+		}
+		time.Sleep(20 * time.Second)
+		if r.p.Stats().Unbounded || r.p.Resident() > MinLimit {
+			t.Errorf("%d bytes resident, unbounded %v after all were unpinned", r.p.Resident(), r.p.Stats().Unbounded)
+		}
+		r.wantCounts()
+	})
+}
+
 // TestPinned: pages that cannot move stay, the rest leaves, and when all is
 // pinned the bound is lifted rather than the program stopped.
 func TestPinned(t *testing.T) {

@@ -39,6 +39,9 @@ type batch struct {
 	// changes is the space's when the batch began. Protected by Pager.mu.
 	changes uint64
 	unsure  bool // what was moved may not be what was meant; see unsettled
+	// retried counts the victims that could not leave before, and freed those of
+	// them that have left now.
+	retried, freed int
 }
 
 // fit makes room for what becomes of the victims. Preconditions: b is not under

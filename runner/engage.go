@@ -292,13 +292,9 @@ func (e *engagement) mover() (pager.Mover, error) {
 	if e.user != nil {
 		return newTaker(e.user), nil
 	}
-	e.mu.Lock()
-	if e.closed {
-		e.mu.Unlock()
+	if !e.beginMaking() {
 		return nil, pager.ErrGone
 	}
-	e.making.Add(1)
-	e.mu.Unlock()
 	defer e.making.Done()
 	agent, err := e.plant()
 	if err == nil {
@@ -313,6 +309,17 @@ func (e *engagement) mover() (pager.Mover, error) {
 		return nil, pager.ErrGone // the space has ended, and the agent was killed for it
 	}
 	return nil, err
+}
+
+// beginMaking counts a mover, or a part of one, that is about to be made, unless it is
+// too late for that.
+func (e *engagement) beginMaking() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		e.making.Add(1)
+	}
+	return !e.closed
 }
 
 // present is pager.SpaceConfig's.

@@ -21,44 +21,37 @@ import (
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
-// windowSlots is the size of one half of a mover's window in pages: two of the
-// pager's batches, since pages that had to be unshared come on top of one.
-const windowSlots = 512
-
 // mover moves pages with UFFDIO_MOVE, which only a task of the same address
 // space may call: the agent.
 //
-// The window is registered to a descriptor of its own, W, that has no event
-// features. So emptying it raises no REMOVE event, and moving into it is not
-// held up by the events of the program's own memory. UFFDIO_MOVE needs its
-// destination registered with the descriptor it is called on, and asks
+// W is a descriptor of its own, that has no event features and to which the
+// windows are registered. So emptying one raises no REMOVE event, and moving into
+// it is not held up by the events of the program's own memory. UFFDIO_MOVE needs
+// its destination registered with the descriptor it is called on, and asks
 // nothing of the source's registration (since Linux 6.8).
-//
-// The window has two halves, which take turns. The one into which pages move was
-// emptied before, and it is known that it was: should the agent die in the midst of
-// a request, what is there has moved. The other is emptied first in that request.
 //
 // W is opened with UFFD_USER_MODE_ONLY: should anything of ours ever read an
 // empty slot, it gets EFAULT, rather than waiting for a handler that is not
 // there.
 type mover struct {
 	agent   *inject.Agent
-	pid     int // of any process in the space, for reading
-	window  mem.Range
-	half    int      // the half that is next, or in use: 0 or 1
+	pid     int      // of any process in the space, for reading
 	w       int      // W's number in the agent
-	keep    *uffd.FD // W once more: the agent's death must not unregister the window
-	dirty   bool     // the other half is to be emptied with the next request
-	broken  bool     // the agent is gone
+	keep    *uffd.FD // W once more: the agent's death must not unregister the windows
+	windows [2]window
+	half    int  // of each, that is next, or in use: 0 or 1
+	broken  bool // the agent is gone
 	cpu     int
 	idle    bool      // the agent is in the idle class, as far as we know
 	starved time.Time // when it was found to starve there
 	ops     []inject.Op
 	segs    []procmem.Segment
 	owner   *engagement
+	code    map[mem.Addr]struct{} // see likely
+	wider   widening
 }
 
-// newMover sets up the window. The agent must be the space's.
+// newMover sets up the window for data. The agent must be the space's.
 func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 	m := &mover{agent: agent, pid: agent.Tid(), owner: owner, w: -1, cpu: -1}
 	defer func() {
@@ -66,13 +59,6 @@ func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 			m.Close()
 		}
 	}()
-	if err := m.mapWindow(); err != nil {
-		return nil, err
-	}
-	// A forked child must not carry copies of pages that are on their way.
-	if _, err := agent.Call(unix.SYS_MADVISE, uintptr(m.window.Start), uintptr(m.window.Len()), unix.MADV_DONTFORK); err != nil {
-		return nil, fmt.Errorf("keeping the window from children: %w", err)
-	}
 	w, err := create(agent, uintptr(unix.O_CLOEXEC|uapi.UFFD_USER_MODE_ONLY))
 	if err != nil {
 		return nil, fmt.Errorf("userfaultfd for the window: %w", err)
@@ -86,36 +72,8 @@ func newMover(owner *engagement, agent *inject.Agent) (_ *mover, err error) {
 	if err := m.keep.Handshake(0); err != nil {
 		return nil, err
 	}
-	if _, errno := m.keep.Register(m.window, uapi.UFFDIO_REGISTER_MODE_MISSING); errno != 0 {
-		return nil, fmt.Errorf("registering the window: %w", errno)
-	}
-	return m, nil
-}
-
-// mapWindow makes the window. No scan may run in between: it would take the
-// new mapping for the program's and register it with the program's descriptor,
-// and W be refused (EBUSY).
-//
-// A program may have all that is mapped locked and populated, mlockall(2). A window
-// that is locked cannot be emptied.
-func (m *mover) mapWindow() error {
-	m.owner.scanMu.Lock()
-	defer m.owner.scanMu.Unlock()
-	const size = 2 * windowSlots * mem.PageSize
-	at, err := m.agent.Call(unix.SYS_MMAP, inject.Hint(), size, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, ^uintptr(0), 0)
-	if err != nil {
-		return fmt.Errorf("mapping the window: %w", err)
-	}
-	m.window = mem.MakeRange(mem.Addr(at), size)
-	m.owner.addPrivate(m.window)
-	if _, err := m.agent.Call(unix.SYS_MUNLOCK, at, size); err != nil {
-		return fmt.Errorf("unlocking the window: %w", err)
-	}
-	if _, err := m.agent.Call(unix.SYS_MADVISE, at, size, unix.MADV_DONTNEED); err != nil {
-		return fmt.Errorf("emptying the window: %w", err)
-	}
-	return nil
+	m.windows[data].Range, err = m.openWindow(unix.PROT_READ | unix.PROT_WRITE)
+	return m, err
 }
 
 // Slots is pager.Mover's.
@@ -124,9 +82,30 @@ func (m *mover) Slots() int { return windowSlots }
 // Move is pager.Mover's.
 func (m *mover) Move(runs []pager.Run) error {
 	m.place(runs)
+	m.takeWider()
 	for i := range runs {
-		runs[i].Moved, runs[i].Errno = 0, 0
+		runs[i].Moved, runs[i].Errno, runs[i].Window = 0, 0, m.likely(runs[i].Src)
 	}
+	err := m.moveAll(runs)
+	if err == nil && m.redirect(runs) {
+		if err = m.moveAll(runs); err == nil {
+			m.learn(runs)
+		}
+	}
+	if err != nil {
+		m.salvage(runs)
+		return err
+	}
+	for i := range runs {
+		if runs[i].Errno == syscall.EEXIST {
+			m.recount(&runs[i])
+		}
+	}
+	return nil
+}
+
+// moveAll moves what of runs has not failed yet.
+func (m *mover) moveAll(runs []pager.Run) error {
 	// A call that moved only some of its pages fails with EAGAIN, and says
 	// why when it is called again for the rest.
 	for again := true; again; {
@@ -134,15 +113,9 @@ func (m *mover) Move(runs []pager.Run) error {
 		for i := 0; i < len(runs); i += maxMoves {
 			more, err := m.moveSome(runs[i:min(i+maxMoves, len(runs))])
 			if err != nil {
-				m.salvage(runs)
 				return err
 			}
 			again = again || more
-		}
-	}
-	for i := range runs {
-		if runs[i].Errno == syscall.EEXIST {
-			m.recount(&runs[i])
 		}
 	}
 	return nil
@@ -154,10 +127,10 @@ func (m *mover) Move(runs []pager.Run) error {
 // MADV_COLD in another thread, so probably once a page was locked for a moment; the
 // cause is not known for sure. Such pages were thought to be resident, and were lost.
 func (m *mover) recount(r *pager.Run) {
-	rest := mem.MakeRange(m.slot(r.Slot+r.Moved), uint64(r.Pages-r.Moved)*mem.PageSize)
+	rest := mem.MakeRange(m.slot(r, r.Moved), uint64(r.Pages-r.Moved)*mem.PageSize)
 	// An error means that the process has ended.
 	_ = m.owner.present(rest, func(p mem.Range) {
-		if p.Start == m.slot(r.Slot+r.Moved) { // they move in order
+		if p.Start == m.slot(r, r.Moved) { // they move in order
 			r.Moved += p.Pages()
 		}
 	})
@@ -211,20 +184,18 @@ const scattered = 4
 const maxMoves = 256
 
 func (m *mover) moveSome(runs []pager.Run) (again bool, err error) {
-	m.ops = m.ops[:0]
-	if m.dirty {
-		m.ops = append(m.ops, m.dropOp())
-	}
+	m.dropOps()
 	first := len(m.ops)
 	args := m.agent.Data()
-	for i, r := range runs {
+	for i := range runs {
+		r := &runs[i]
 		if r.Errno != 0 || r.Moved == r.Pages {
 			continue
 		}
-		done := mem.Addr(r.Moved * mem.PageSize)
+		m.windows[r.Window].used = true
 		putMove(args, i, uapi.Move{
-			Dst: uint64(m.slot(r.Slot) + done),
-			Src: uint64(r.Src + done),
+			Dst: uint64(m.slot(r, r.Moved)),
+			Src: uint64(r.Src) + uint64(r.Moved)*mem.PageSize,
 			Len: uint64(r.Pages-r.Moved) * mem.PageSize,
 		})
 		m.ops = append(m.ops, inject.Op{NR: unix.SYS_IOCTL, Args: [6]uintptr{
@@ -234,11 +205,8 @@ func (m *mover) moveSome(runs []pager.Run) (again bool, err error) {
 	if err := m.agent.Run(m.ops); err != nil {
 		return false, err
 	}
-	if m.dirty {
-		if err := m.ops[0].Err(); err != nil {
-			return false, fmt.Errorf("emptying the window: %w", err) // locked since; nothing has moved
-		}
-		m.dirty = false
+	if err := m.dropped(); err != nil {
+		return false, fmt.Errorf("emptying the window: %w", err) // locked since; nothing has moved
 	}
 	op := first
 	for i := range runs {
@@ -273,8 +241,8 @@ func (m *mover) salvage(runs []pager.Run) {
 		if err != nil {
 			continue // the process has ended, too
 		}
-		_ = pm.Present(mem.MakeRange(m.slot(r.Slot), uint64(r.Pages)*mem.PageSize), func(p mem.Range) {
-			if p.Start == m.slot(r.Slot+r.Moved) { // they move in order
+		_ = pm.Present(mem.MakeRange(m.slot(r, 0), uint64(r.Pages)*mem.PageSize), func(p mem.Range) {
+			if p.Start == m.slot(r, r.Moved) { // they move in order
 				r.Moved += p.Pages()
 			}
 		})
@@ -283,18 +251,13 @@ func (m *mover) salvage(runs []pager.Run) {
 	m.pid = m.owner.pid()
 }
 
-// slot returns the address of a slot in the half that is in use.
-func (m *mover) slot(i int) mem.Addr {
-	return m.window.Start + mem.Addr((m.half*windowSlots+i)*mem.PageSize)
-}
-
 // Read is pager.Mover's.
 func (m *mover) Read(runs []pager.Run, buf []byte) error {
 	m.segs = m.segs[:0]
-	for _, r := range runs {
-		if r.Moved > 0 {
+	for i := range runs {
+		if r := &runs[i]; r.Moved > 0 {
 			m.segs = append(m.segs, procmem.Segment{
-				Addr: m.slot(r.Slot),
+				Addr: m.slot(r, 0),
 				Dst:  buf[r.Slot*mem.PageSize : (r.Slot+r.Moved)*mem.PageSize],
 			})
 		}
@@ -308,42 +271,23 @@ func (m *mover) Read(runs []pager.Run, buf []byte) error {
 	return err
 }
 
-// Drop is pager.Mover's.
-func (m *mover) Drop() { m.half, m.dirty = 1-m.half, true }
-
-// Flush is pager.Mover's.
-func (m *mover) Flush() {
-	if m.dirty && !m.broken {
-		m.ops = append(m.ops[:0], m.dropOp())
-		// What fails here fails at the next Move as well.
-		m.dirty = m.agent.Run(m.ops) != nil || m.ops[0].Err() != nil
-	}
-}
-
-// dropOp empties the half that is not in use.
-func (m *mover) dropOp() inject.Op {
-	other := m.window.Start + mem.Addr((1-m.half)*windowSlots*mem.PageSize)
-	return inject.Op{NR: unix.SYS_MADVISE, StopOnError: true,
-		Args: [6]uintptr{uintptr(other), windowSlots * mem.PageSize, unix.MADV_DONTNEED}}
-}
-
 // Unshare is pager.Mover's. Needs Linux 5.14.
 func (m *mover) Unshare(r mem.Range) error {
 	_, err := m.agent.Call(unix.SYS_MADVISE, uintptr(r.Start), uintptr(r.Len()), unix.MADV_POPULATE_WRITE)
 	return err
 }
 
-// Close is pager.Mover's. With a dead agent the window stays mapped, empty,
-// until the process ends: there is nobody to unmap it.
+// Close is pager.Mover's. With a dead agent the windows stay mapped, empty,
+// until the process ends: there is nobody to unmap them.
 func (m *mover) Close() {
 	if m.keep != nil {
 		m.keep.Close()
 	}
-	_, err := m.agent.Call(unix.SYS_MUNMAP, uintptr(m.window.Start), uintptr(m.window.Len()))
-	if m.w >= 0 && err == nil {
-		_, _ = m.agent.Call(unix.SYS_CLOSE, uintptr(m.w))
+	m.stopWidening()
+	for _, w := range m.windows {
+		m.closeWindow(w.Range)
 	}
-	if err == nil {
-		m.owner.removePrivate(m.window)
+	if m.w >= 0 {
+		_, _ = m.agent.Call(unix.SYS_CLOSE, uintptr(m.w))
 	}
 }

@@ -22,7 +22,7 @@ import (
 // thousand for 64 pages, while another thread advises MADV_COLD on them: all of the
 // 64 are there, the count is none and the error EEXIST.)
 func TestRecount(t *testing.T) {
-	window, err := unix.Mmap(-1, 0, 2*windowSlots*mem.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	window, err := unix.Mmap(-1, 0, windowSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,9 +40,9 @@ func TestRecount(t *testing.T) {
 	}
 	defer pm.Close()
 	m := &mover{
-		owner:  &engagement{pm: pm},
-		window: mem.MakeRange(mem.Addr(uintptr(unsafe.Pointer(&window[0]))), 2*windowSlots*mem.PageSize),
+		owner: &engagement{pm: pm},
 	}
+	m.windows[data].Range = mem.MakeRange(mem.Addr(uintptr(unsafe.Pointer(&window[0]))), windowSize)
 	there := func(first, n int) {
 		for i := first; i < first+n; i++ {
 			window[i*mem.PageSize] = 1

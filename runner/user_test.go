@@ -50,6 +50,11 @@ func TestUserWiped(t *testing.T) {
 	user(t, 12*mib, workload.Build(t, "mapper"), "1", "7", "wiped")
 }
 
+// TestUserExecutableMemory is TestExecutableMemory.
+func TestUserExecutableMemory(t *testing.T) {
+	user(t, 4*mib, workload.Build(t, "mapper"), "1", "7", "executable")
+}
+
 // TestUserMemoryFile is TestMemoryFile.
 func TestUserMemoryFile(t *testing.T) {
 	user(t, 4*mib, workload.Build(t, "mapper"), "16", "7", "memory-file")

@@ -85,6 +85,16 @@ func TestWiped(t *testing.T) {
 	})
 }
 
+// TestExecutableMemory: memory that can be written and executed, as just-in-time compilers
+// have it, did not leave, since UFFDIO_MOVE takes pages only to a mapping with the same
+// permissions. Lisp (sbcl) took ten minutes for a second's work.
+func TestExecutableMemory(t *testing.T) {
+	same(t, program{
+		args:  []string{workload.Build(t, "mapper"), "1", "7", "executable"},
+		limit: 4 * mib, stores: []string{"mem:"}, bounded: true, stderr: true,
+	})
+}
+
 // TestMemoryFile: what was outside, or had never been touched, could not be read from
 // /proc/PID/mem nor written there (EIO).
 func TestMemoryFile(t *testing.T) {

@@ -483,6 +483,46 @@ static void wiped(void)
 	unmap(p, N);
 }
 
+// put_answer writes a function that returns n, of 15 bits, to a page.
+static void put_answer(void *page, uint32_t n)
+{
+#if defined __x86_64__
+	unsigned char code[] = { 0xb8, n, n >> 8, 0, 0, 0xc3 }; // mov $n, %eax; ret
+#elif defined __aarch64__
+	uint32_t code[] = { 0x52800000 | n << 5, 0xd65f03c0 }; // mov w0, #n; ret
+#endif
+	memcpy(page, code, sizeof code);
+	__builtin___clear_cache(page, (char *)page + sizeof code);
+}
+
+// Memory that can be executed, as compilers just in time have it: all of what this program
+// has. Code that has left runs when it is called.
+static void executable(void)
+{
+	const uint64_t n = 6 * N, codes = N / 4;
+	const int all = PROT_READ | PROT_WRITE | PROT_EXEC;
+	uint64_t first = serial += 1 << 20;
+	char *p = mmap(0, n * PAGE, all, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	MUST(p != MAP_FAILED);
+	for (uint64_t i = 0; i < codes; i++)
+		put_answer(at(p, i), i);
+	for (uint64_t gen = 1; gen < 5; gen++) {
+		range_write(at(p, codes), first, n - codes, gen);
+		range_check(at(p, codes), first, n - codes, gen);
+		for (uint64_t i = 0; i < codes; i++) {
+			uint32_t (*answer)(void) = (uint32_t (*)(void))at(p, i);
+			if (answer() != i)
+				die("function %lu answers %u", (unsigned long)i, answer());
+		}
+		// Which of it can be executed changes, once as a whole and once in parts.
+		for (uint64_t i = codes; i < n; i += gen % 2 ? n : 100)
+			MUST(mprotect(at(p, i), (gen % 2 ? n - i : 50) * PAGE,
+				gen % 4 < 2 ? PROT_READ | PROT_WRITE : all) == 0);
+	}
+	range_check(at(p, codes), first, n - codes, 4);
+	unmap(p, n);
+}
+
 // What is read from and written to /proc/PID/mem, at a position, is all there: the kernel
 // waits for nobody then, and says EIO where a page is missing.
 static void memory_file(void)
@@ -539,6 +579,7 @@ static const struct named named_only[] = {
 	{ "guards-in-stream", guards_in_stream }, // alone: half of them are set early
 	{ "freed-early", freed_early }, // alone: nothing else has filled memory
 	{ "wiped", wiped }, // alone, too
+	{ "executable", executable }, // where a program may have such memory
 	{ "memory-file", memory_file }, // where the kernel lets a program write to its code
 	{ 0 },
 };
