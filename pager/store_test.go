@@ -248,6 +248,7 @@ func TestNoRoomLeft(t *testing.T) {
 		for range 20 {
 			for i := stuck; i < stuck+100; i++ {
 				r.wantPage(k, page(i), pattern(uint64(i)))
+				time.Sleep(time.Millisecond)
 			}
 		}
 		if st := r.p.Stats(); st.PagesOut-before > 500 || !st.Unbounded || r.log.count("grows past the limit") == 0 {
