@@ -50,7 +50,10 @@ func (p *Process) Descriptor(fd int) (*Descriptor, error) {
 // Handshake is UFFDIO_API. The errors are EINVAL for features that are not known
 // or a second handshake.
 func (d *Descriptor) Handshake(features uapi.Features) syscall.Errno {
-	if features&^uapi.UFFD_API_FEATURES != 0 || !d.u.state.CompareAndSwap(0, uint64(features)|initialized) {
+	if d.shut.Load() {
+		return hostErrno(EBADF)
+	}
+	if features&^d.u.k.profile.features != 0 || !d.u.state.CompareAndSwap(0, uint64(features)|initialized) {
 		return hostErrno(EINVAL)
 	}
 	return 0
@@ -71,7 +74,10 @@ func (d *Descriptor) poke() {
 // Read fills msgs with queued messages; EAGAIN when none is queued. A profile
 // whose messages are shorter gives them in the same form.
 func (d *Descriptor) Read(msgs []uapi.Msg) (n int, errno syscall.Errno) {
-	if !d.u.ready() || len(msgs) == 0 {
+	switch {
+	case d.shut.Load():
+		return 0, hostErrno(EBADF)
+	case !d.u.ready() || len(msgs) == 0:
 		return 0, hostErrno(EINVAL)
 	}
 	for n < len(msgs) {
@@ -173,6 +179,8 @@ func (d *Descriptor) fill(f *filler, r mem.Range, dontwake bool) (int, syscall.E
 	f.u = u
 	p := u.k.profile
 	switch {
+	case d.shut.Load():
+		return 0, hostErrno(EBADF)
 	case !u.ready() || !p.checkRange(uint64(r.Start), uint64(r.End-r.Start)) || !p.fills:
 		return 0, hostErrno(EINVAL)
 	case u.changing.Load() > 0:
@@ -190,23 +198,43 @@ func (d *Descriptor) fill(f *filler, r mem.Range, dontwake bool) (int, syscall.E
 }
 
 // Wake wakes all waiters in r, which then fault again.
-func (d *Descriptor) Wake(r mem.Range) syscall.Errno { return hostErrno(d.u.wake(r)) }
+func (d *Descriptor) Wake(r mem.Range) syscall.Errno {
+	errno := d.refuse()
+	if errno == 0 {
+		errno = d.u.k.profile.wake(d.u, r)
+	}
+	return hostErrno(errno)
+}
 
 // Register registers r in mode.
 func (d *Descriptor) Register(r mem.Range, mode uapi.RegisterMode) syscall.Errno {
-	if mode == 0 || mode&^allModes != 0 || !d.u.k.profile.checkRange(uint64(r.Start), uint64(r.End-r.Start)) {
-		return hostErrno(EINVAL)
+	errno := d.refuse()
+	if errno == 0 {
+		_, errno = d.u.k.profile.register(d.u, r, mode)
 	}
-	_, errno := d.u.register(r, mode)
 	return hostErrno(errno)
 }
 
 // Unregister gives r back.
 func (d *Descriptor) Unregister(r mem.Range) syscall.Errno {
-	if !d.u.k.profile.checkRange(uint64(r.Start), uint64(r.End-r.Start)) {
-		return hostErrno(EINVAL)
+	errno := d.refuse()
+	if errno == 0 {
+		errno = d.u.k.profile.unregister(d.u, r)
 	}
-	return hostErrno(d.u.unregister(r))
+	return hostErrno(errno)
+}
+
+// refuse says why no request can be made: the descriptor is closed, or the handshake
+// is still to come. (What a request registers while the descriptor is being closed is
+// refused by itself, or undone.)
+func (d *Descriptor) refuse() syscall.Errno {
+	switch {
+	case d.shut.Load():
+		return EBADF
+	case d.u.k.profile.gate && !d.u.ready():
+		return EINVAL
+	}
+	return 0
 }
 
 // Changing reports whether an event of the space has not been taken note of

@@ -261,6 +261,8 @@ func (m *remapping) pages(v, nv *vma) uint64 {
 	if v.hugetlb() {
 		as.pt.updateHuge(from, func(a mem.Addr, e pte) pte {
 			s := as.pt.slot(a+delta, true)
+			s.mu.Lock() // an access may be looking, and finds nothing yet
+			defer s.mu.Unlock()
 			s.huge = e & keep
 			return 0
 		})

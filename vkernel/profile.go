@@ -23,8 +23,16 @@ type Profile struct {
 	openMode int  // access mode of the file
 	gate     bool // requests fail before the handshake
 	ioctls   map[uint32]ioctlFunc
-	fills    bool   // there are ioctls that install pages
-	minAddr  uint64 // least address of a range
+	features uapi.Features // that a handshake may ask for
+	fills    bool          // there are ioctls that install pages
+	minAddr  uint64        // least address of a range
+
+	// The requests of both a program and a manager that is Go code, without their
+	// arguments in memory. What register returns besides is whether any of it is
+	// hugetlb memory.
+	register   func(u *uffd, r mem.Range, mode uapi.RegisterMode) (huge bool, errno syscall.Errno)
+	unregister func(u *uffd, r mem.Range) syscall.Errno
+	wake       func(u *uffd, r mem.Range) syscall.Errno
 
 	// deny decides a fault without asking anybody, if it can.
 	deny func(f *faulting) (verdict, bool)
@@ -54,7 +62,11 @@ var Linux618 = &Profile{
 	device:     true,
 	openMode:   ORdonly,
 	gate:       true,
+	features:   uapi.UFFD_API_FEATURES,
 	fills:      true,
+	register:   (*uffd).register,
+	unregister: (*uffd).unregister,
+	wake:       (*uffd).wake,
 	deny:       denyLinux618,
 	closed:     retry,
 	recheck:    true,

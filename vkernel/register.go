@@ -19,9 +19,6 @@ func registerLinux618(u *uffd, th *Thread, arg mem.Addr) syscall.Errno {
 		return errno
 	}
 	mode := uapi.RegisterMode(w[2])
-	if mode == 0 || mode&^allModes != 0 || !u.k.profile.checkRange(w[0], w[1]) {
-		return EINVAL
-	}
 	huge, errno := u.register(mem.MakeRange(mem.Addr(w[0]), w[1]), mode)
 	if errno != 0 {
 		return errno
@@ -47,11 +44,19 @@ func rangeIoctls(mode uapi.RegisterMode, huge bool) uapi.Ioctls {
 // register checks all of r first, VMA by VMA, and changes it then. huge
 // reports whether any of it is hugetlb memory.
 func (u *uffd) register(r mem.Range, mode uapi.RegisterMode) (huge bool, errno syscall.Errno) {
+	if mode == 0 || mode&^allModes != 0 || !u.k.profile.checkRange(uint64(r.Start), r.Len()) {
+		return false, EINVAL
+	}
 	as := u.as
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	if as.dead {
+	switch {
+	case as.dead:
 		return false, ENOMEM
+	case u.released.Load():
+		// The VMAs of a closed descriptor are nobody's, and release has looked
+		// for them, or will with the lock.
+		return false, EBADF
 	}
 	first := as.vmas.find(r.Start)
 	if first == nil || first.start >= r.End {
@@ -115,13 +120,13 @@ func unregisterLinux618(u *uffd, th *Thread, arg mem.Addr) syscall.Errno {
 	if errno != 0 {
 		return errno
 	}
-	if !u.k.profile.checkRange(w[0], w[1]) {
-		return EINVAL
-	}
 	return u.unregister(mem.MakeRange(mem.Addr(w[0]), w[1]))
 }
 
 func (u *uffd) unregister(r mem.Range) (errno syscall.Errno) {
+	if !u.k.profile.checkRange(uint64(r.Start), r.Len()) {
+		return EINVAL
+	}
 	as := u.as
 	as.mu.Lock()
 	defer as.mu.Unlock()

@@ -21,6 +21,10 @@ var Seed = &Profile{
 	closed:   bus,
 	lifo:     true,
 
+	register:   registerRangeSeed,
+	unregister: unregisterRangeSeed,
+	wake:       wakeRangeSeed,
+
 	recordSize:   8,
 	encode:       encodeSeed,
 	pollBlocking: true,
@@ -106,10 +110,22 @@ func registerSeed(u *uffd, th *Thread, arg mem.Addr) syscall.Errno {
 	if errno := th.writeWord(arg, 3, uint64(seedRangeIoctls)); errno != 0 {
 		return errno
 	}
+	_, errno = registerRangeSeed(u, r, uapi.UFFDIO_REGISTER_MODE_MISSING)
+	return errno
+}
+
+func registerRangeSeed(u *uffd, r mem.Range, mode uapi.RegisterMode) (huge bool, errno syscall.Errno) {
+	if mode != uapi.UFFDIO_REGISTER_MODE_MISSING || !u.k.profile.checkRange(uint64(r.Start), r.Len()) {
+		return false, EINVAL
+	}
+	as := u.as
 	as.mu.Lock()
 	defer as.mu.Unlock()
+	if u.released.Load() {
+		return false, EBADF // see register
+	}
 	if errno := u.checkSeed(r, true); errno != 0 {
-		return errno
+		return false, errno
 	}
 	for v := as.vmas.find(r.Start); v != nil && v.start < r.End; v = as.vmas.next(v) {
 		if v.uffd == u && v.is(vmMissing) {
@@ -117,11 +133,11 @@ func registerSeed(u *uffd, th *Thread, arg mem.Addr) syscall.Errno {
 		}
 		next, errno := as.change(v, r, v.flags|vmMissing, u)
 		if errno != 0 {
-			return errno
+			return false, errno
 		}
 		v = next
 	}
-	return 0
+	return false, 0
 }
 
 // checkSeed finds out whether r can be registered, or with own false be given
@@ -154,10 +170,13 @@ func unregisterSeed(u *uffd, th *Thread, arg mem.Addr) syscall.Errno {
 	if errno != 0 {
 		return errno
 	}
-	if !u.k.profile.checkRange(w[0], w[1]) {
+	return unregisterRangeSeed(u, mem.MakeRange(mem.Addr(w[0]), w[1]))
+}
+
+func unregisterRangeSeed(u *uffd, r mem.Range) syscall.Errno {
+	if !u.k.profile.checkRange(uint64(r.Start), r.Len()) {
 		return EINVAL
 	}
-	r := mem.MakeRange(mem.Addr(w[0]), w[1])
 	as := u.as
 	as.mu.Lock()
 	defer as.mu.Unlock()
@@ -184,10 +203,14 @@ func wakeSeed(u *uffd, th *Thread, arg mem.Addr) syscall.Errno {
 	if errno != 0 {
 		return errno
 	}
-	if !u.k.profile.checkRange(w[0], w[1]) {
+	return wakeRangeSeed(u, mem.MakeRange(mem.Addr(w[0]), w[1]))
+}
+
+func wakeRangeSeed(u *uffd, r mem.Range) syscall.Errno {
+	if !u.k.profile.checkRange(uint64(r.Start), r.Len()) {
 		return EINVAL
 	}
-	if u.wakeRange(mem.MakeRange(mem.Addr(w[0]), w[1])) == 0 {
+	if u.wakeRange(r) == 0 {
 		return ENOENT
 	}
 	return 0
