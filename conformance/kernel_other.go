@@ -13,6 +13,8 @@ import (
 // none here.
 func Hosted(Host) (Backend, error) { return Kernel() }
 
+func zeroPage() bool { return true }
+
 // Kernel returns the running kernel, of which there is none here.
 func Kernel() (Backend, error) {
 	return nil, fmt.Errorf("the kernel of %s/%s has no userfaultfd that faultline knows", runtime.GOOS, runtime.GOARCH)

@@ -29,10 +29,14 @@ type model struct {
 // written.
 const modelHugePages = 256
 
-// Model returns package vkernel with the profile of Linux 6.18.
+// Model returns package vkernel with the profile of Linux 6.18, and a page of zeros
+// unless the running kernel has none.
 func Model() (Backend, error) {
-	k := vkernel.New(vkernel.Linux618, vkernel.WithHugePages(modelHugePages))
-	return newModel(k, "vkernel", false), nil
+	options := []vkernel.Option{vkernel.WithHugePages(modelHugePages)}
+	if !zeroPage() {
+		options = append(options, vkernel.WithoutZeroPage())
+	}
+	return newModel(vkernel.New(vkernel.Linux618, options...), "vkernel", false), nil
 }
 
 // SeedModel returns package vkernel with the profile of the 2015 patch.

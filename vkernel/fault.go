@@ -152,8 +152,9 @@ func (f *faulting) minor() need {
 func (f *faulting) anonymous() need {
 	s := f.as.pt.slot(f.addr, true)
 	i := index(f.addr)
+	own := f.at.write || f.as.k.noZero
 	if f.v.is(vmMissing) && s.vacant(i) {
-		if f.at.write {
+		if own {
 			f.adopt()
 		}
 		return f.missing()
@@ -167,14 +168,14 @@ func (f *faulting) anonymous() need {
 	if e&ptePoison != 0 {
 		return need{verdict: bus}
 	}
-	if f.at.write {
+	if own {
 		f.adopt() // before anybody is asked for the page
 	}
 	if f.v.is(vmMissing) {
 		return f.missing()
 	}
 	wp := e & pteWP
-	if !f.at.write {
+	if !own {
 		s.set(i, f.entry(0, wp))
 		return need{}
 	}

@@ -17,6 +17,7 @@ type Kernel struct {
 	hooks        Hooks
 	maxMaps      int
 	unprivileged bool // vm.unprivileged_userfaultfd
+	noZero       bool // a read maps no shared page of zeros
 
 	mem       memory
 	nextInode atomic.Uint64
@@ -44,6 +45,10 @@ func WithMaxMaps(n int) Option { return func(k *Kernel) { k.maxMaps = n } }
 // WithUnprivileged lets everybody make a descriptor that takes the faults of
 // system calls too, as vm.unprivileged_userfaultfd does.
 func WithUnprivileged() Option { return func(k *Kernel) { k.unprivileged = true } }
+
+// WithoutZeroPage gives who reads memory that nobody has written pages of their own, as
+// kernels do that must not share one page of zeros for that, under some hypervisors.
+func WithoutZeroPage() Option { return func(k *Kernel) { k.noZero = true } }
 
 // WithHooks installs h.
 func WithHooks(h Hooks) Option { return func(k *Kernel) { k.hooks = h } }

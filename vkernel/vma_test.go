@@ -211,3 +211,24 @@ func TestAccess(t *testing.T) {
 		r.want("remove of anonymous memory", r.th.Madvise(r.scratch, page, MadvRemove), EINVAL)
 	})
 }
+
+// TestWithoutZeroPage: on a kernel that maps no shared page of zeros who reads fresh
+// memory gets a page of its own, which keeps that memory from merging with other.
+func TestWithoutZeroPage(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		var options []Option
+		if own {
+			options = append(options, WithoutZeroPage())
+		}
+		inBubble(t, Linux618, func(r *rig) {
+			a := r.mmap(page)
+			before := r.k.mem.inUse()
+			if err := r.th.Load(context.Background(), a, []byte{1}); err != nil {
+				t.Fatal(err)
+			}
+			if got := r.k.mem.inUse() - before; got == 1 != own {
+				t.Errorf("own %v: %d pages in use", own, got)
+			}
+		}, options...)
+	}
+}
