@@ -167,6 +167,21 @@ var deliveryCases = []Case{
 		t.Value(8)
 		Is(c, "what was read", string(reader.get(a, 8)), "aaaaaaaa")
 	}},
+	{Name: "delivery/reader-outlives-process", Rows: []string{"B.12.5"}, Memory: all, run: func(c *C) {
+		p, reader, manager := c.Process(), c.Process(), c.Process()
+		u := p.UFFD(0)
+		taken := manager.Take(u)
+		r := p.Map(1)
+		u.Watch(r.Range, missing)
+		a := reader.scratch(8)
+		t := reader.Begin(ProcessVMRead, p.p.PID(), a, r.Start, 8).Blocked()
+		p.Kill()
+		t.Blocked() // and so the memory stays
+		taken.WantFault(r.Start, readFault)
+		taken.Fill(r.Range, 'a').Is(OK, int64(r.Page()))
+		t.Value(8)
+		Is(c, "what was read", string(reader.get(a, 8)), "aaaaaaaa")
+	}},
 	{Name: "delivery/unmapped-is-no-fault", Rows: []string{"B.12.9"}, Memory: all, run: func(c *C) {
 		p := c.Process()
 		u := p.UFFD(0)

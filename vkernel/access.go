@@ -294,10 +294,12 @@ func (th *Thread) PtracePeek(p *Process, addr mem.Addr, dst []byte) (int, syscal
 func (th *Thread) remote(p *Process, addr mem.Addr, buf []byte, write bool, mode accessMode) (int, syscall.Errno) {
 	th.enter()
 	defer th.leave()
-	if p.Dead() {
+	as := p.as.Load()
+	if p.Dead() || !as.use() {
 		return 0, ESRCH
 	}
-	n, errno := th.kernelAccess(p.as.Load(), addr, buf, write, mode)
+	defer as.leave()
+	n, errno := th.kernelAccess(as, addr, buf, write, mode)
 	if n > 0 && mode == pinMode {
 		errno = 0
 	}

@@ -68,9 +68,10 @@ func (f *faulting) hugetlb() need {
 }
 
 // takeHuge allocates page n of the object that v maps. Only memory that is
-// shared, or that has an object of its own, has reserved it.
+// shared, or that has an object of its own, has reserved it, and then it is for
+// who mapped that, and not for a child.
 func (v *vma) takeHuge(n uint64) (frame, bool) {
-	if v.shared() || v.file == nil {
+	if v.shared() || v.file == nil && !v.inherited {
 		return v.obj.takeHugeLocked(n)
 	}
 	return v.obj.k.mem.huge.alloc(false)

@@ -85,6 +85,7 @@ func (c *cloner) vma(v *vma) {
 	if v.line != nil {
 		n.setLine(&lineage{forked: true})
 	}
+	n.inherited = !v.shared()
 	if v.is(vmWipeOnFork) {
 		n.setLine(nil)
 		c.to.link(&n)
@@ -185,7 +186,7 @@ func (th *Thread) Exec() syscall.Errno {
 	defer th.leave()
 	p := th.p
 	old := p.as.Swap(p.k.newSpace())
-	old.destroy()
+	old.exit()
 	p.mu.Lock()
 	var closing []*file
 	for i, e := range p.files {

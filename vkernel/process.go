@@ -44,6 +44,9 @@ type fdEntry struct {
 type space struct {
 	k  *Kernel
 	id uint64
+	// users are the process and those of others that are on their way through its
+	// memory: it stays until the last of them has gone.
+	users atomic.Int32
 
 	_ [cacheLine]byte
 	// mu is the mmap lock: faults and fills hold it for reading, whatever
@@ -65,7 +68,36 @@ type space struct {
 	lineMu sync.Mutex
 }
 
-func (k *Kernel) newSpace() *space { return &space{k: k, id: k.nextSpace.Add(1), brk: heapStart} }
+func (k *Kernel) newSpace() *space {
+	as := &space{k: k, id: k.nextSpace.Add(1), brk: heapStart}
+	as.users.Store(1)
+	return as
+}
+
+// use keeps the memory for somebody of another process until leave. It reports false
+// if it has gone.
+func (as *space) use() bool {
+	for n := as.users.Load(); n > 0; n = as.users.Load() {
+		if as.users.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+	return false
+}
+
+// leave is the end of a use. That of a mirror ends with its process, whatever uses it.
+func (as *space) leave() {
+	if as.users.Add(-1) == 0 && as.out == nil {
+		as.destroy()
+	}
+}
+
+// exit is the end of the process's own use.
+func (as *space) exit() {
+	if as.users.Add(-1) == 0 || as.out != nil {
+		as.destroy()
+	}
+}
 
 // NewProcess makes a process with an empty address space and no descriptors.
 func (k *Kernel) NewProcess(o ProcessOptions) *Process {
@@ -124,7 +156,7 @@ func (p *Process) Kill() {
 	p.mu.Unlock()
 	// Memory goes before descriptors, so that nobody meets a page that the
 	// closing descriptor no longer guards.
-	p.as.Load().destroy()
+	p.as.Load().exit()
 	for _, e := range files {
 		if e.file != nil {
 			e.file.put()

@@ -22,9 +22,10 @@ func (th *Thread) OpenMem(p *Process, mode int) (int, syscall.Errno) {
 // memory transfers between a vector and the memory at off, a page or less at
 // a time, and returns how much was done.
 func (th *Thread) memory(as *space, off mem.Addr, segments []Segment, write bool) (done int, errno syscall.Errno) {
-	if as.gone() {
-		return 0, 0
+	if !as.use() {
+		return 0, 0 // its process is gone
 	}
+	defer as.leave()
 	var page [mem.PageSize]byte
 	for _, s := range segments {
 		for s.Len > 0 {

@@ -89,6 +89,7 @@ type vma struct {
 	uffd       *uffd
 	line       *lineage // nil until a page of its own was made; see adopt
 	lined      uint32   // 1 once line is set; atomic
+	inherited  bool     // private, and from a parent
 }
 
 func (v *vma) rng() mem.Range           { return mem.Range{Start: v.start, End: v.end} }
@@ -117,7 +118,7 @@ func (v *vma) pageMask() mem.Addr {
 // extends reports whether b, which starts where a ends, could be its
 // continuation.
 func (a *vma) extends(b *vma) bool {
-	if a.end != b.start || a.flags != b.flags || a.obj != b.obj || a.file != b.file || a.uffd != b.uffd {
+	if a.end != b.start || a.flags != b.flags || a.inherited != b.inherited && a.hugetlb() || a.obj != b.obj || a.file != b.file || a.uffd != b.uffd {
 		return false
 	}
 	if a.flags&vmDontExpand != 0 || a.offset(a.end) != b.off {

@@ -232,3 +232,23 @@ func TestWithoutZeroPage(t *testing.T) {
 		}, options...)
 	}
 }
+
+// TestChildHasNoHugePagesReserved: what a private mapping of huge pages has reserved was
+// the child's if that was first, and then the parent's write a SIGBUS.
+func TestChildHasNoHugePagesReserved(t *testing.T) {
+	inBubble(t, Linux618, func(r *rig) {
+		a, errno := r.th.Mmap(0, HugePageSize, ProtRead|ProtWrite, MapPrivate|MapAnonymous|MapHugetlb, -1, 0)
+		r.must("mmap", errno)
+		child, errno := r.th.Fork()
+		r.must("fork", errno)
+		defer child.Kill()
+		var sig *Signal
+		store := r.start(child, a, true)
+		if !store.ended() || !errors.As(store.err, &sig) || sig.Signo != SIGBUS {
+			t.Errorf("the child's write: %v, want a SIGBUS", store.err)
+		}
+		if store := r.start(r.p, a, true); !store.ended() || store.err != nil {
+			t.Errorf("the parent's write: %v", store.err)
+		}
+	}, WithHugePages(1))
+}
