@@ -203,7 +203,7 @@ type widening struct {
 	until time.Time // no other try before
 
 	mu     sync.Mutex
-	under  bool      // way; protected by mu, as what follows
+	busy   bool      // one is being made, or cannot be; protected by mu, as what follows
 	made   mem.Range // and not taken yet
 	closed bool
 }
@@ -222,10 +222,10 @@ func (m *mover) widen(a mem.Addr) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.under || !m.owner.beginMaking() {
+	if w.busy || !m.owner.beginMaking() {
 		return
 	}
-	w.under = true
+	w.busy = true
 	go func() {
 		defer m.owner.making.Done()
 		var made mem.Range
@@ -233,15 +233,16 @@ func (m *mover) widen(a mem.Addr) {
 		i := slices.IndexFunc(vmas, func(v procmem.VMA) bool { return v.Contains(a) })
 		if err == nil && i >= 0 && vmas[i].Write && vmas[i].Exec {
 			made, err = m.openWindow(unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC)
-			if err != nil && !gone(err) {
-				m.owner.r.log.Warn("memory that can be executed stays resident", "pid", m.owner.pid(), "err", err)
-			}
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.under = false
-		if w.made = made; w.closed {
+		switch {
+		case w.closed:
 			m.closeWindow(made)
+		case err == nil:
+			w.made, w.busy = made, false
+		case !gone(err):
+			m.owner.r.log.Warn("memory that can be executed stays resident", "pid", m.owner.pid(), "err", err)
 		}
 	}()
 }
