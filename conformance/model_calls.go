@@ -268,7 +268,11 @@ func (t *modelTask) pipe(a [6]uint64) Result {
 }
 
 func (t *modelTask) preadv2(a [6]uint64) Result {
-	b := make([]byte, 16*a[2])
+	n := uint32(a[2])
+	if n > 1024 { // it is refused for that, and not read
+		return number(t.th.Preadv2(int(a[0]), make([]vkernel.Segment, 1025), int64(a[3]), int(a[4])))
+	}
+	b := make([]byte, 16*n)
 	t.proc.Peek(mem.Addr(a[1]), b)
 	var to []vkernel.Segment
 	for ; len(b) > 0; b = b[16:] {

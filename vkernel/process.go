@@ -17,6 +17,9 @@ type ProcessOptions struct {
 	Privileged bool
 	// MaxFiles bounds the descriptor table; 1024 if zero.
 	MaxFiles int
+	// MaxStack is how long memory that grows down gets by itself, which is
+	// RLIMIT_STACK; 8 MiB if zero.
+	MaxStack uint64
 }
 
 // Process is an address space, a table of descriptors and threads.
@@ -71,6 +74,9 @@ func (k *Kernel) newSpace() *space { return &space{k: k, id: k.nextSpace.Add(1),
 func (k *Kernel) NewProcess(o ProcessOptions) *Process {
 	if o.MaxFiles == 0 {
 		o.MaxFiles = 1024
+	}
+	if o.MaxStack == 0 {
+		o.MaxStack = 8 << 20
 	}
 	return k.newProcess(o, k.newSpace())
 }
