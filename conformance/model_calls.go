@@ -119,6 +119,10 @@ var modelCalls = map[Call]func(*modelTask, [6]uint64) Result{
 		t.proc.p.SetMaxFiles(int(a[0]))
 		return Result{}
 	},
+	SetStack: func(t *modelTask, a [6]uint64) Result {
+		t.proc.p.SetMaxStack(a[0])
+		return Result{}
+	},
 	OpenSelfMem: func(t *modelTask, a [6]uint64) Result { return number(t.th.OpenMem(t.proc.p, int(a[0]))) },
 	Mincore: func(t *modelTask, a [6]uint64) Result {
 		return fine(t.th.Mincore(mem.Addr(a[0]), a[1], mem.Addr(a[2])))

@@ -216,6 +216,10 @@ func (p *Process) SetMaxFiles(n int) {
 	p.options.MaxFiles = n
 }
 
+// SetMaxStack bounds anew how far memory grows down. No call of the process may
+// be under way.
+func (p *Process) SetMaxStack(n uint64) { p.options.MaxStack = n }
+
 // file returns the open file of fd with a reference, nil if there is none.
 func (p *Process) file(fd int) *file {
 	p.mu.Lock()
