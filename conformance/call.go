@@ -56,6 +56,7 @@ const (
 	Fcntl
 	Pipe // where the two descriptors go
 	SetNofile
+	SetStack      // RLIMIT_STACK in bytes
 	ProcessVMRead // pid, to, from, length
 	numCalls
 )
@@ -67,7 +68,7 @@ var callNames = [numCalls]string{
 	"memfd_create", "ftruncate", "fallocate", "userfaultfd", "open(/dev/userfaultfd)",
 	"open(pagemap)", "open(/proc/self/mem)", "open(file)", "reopen", "ioctl", "read", "pread", "readv",
 	"preadv2", "write", "pwrite", "lseek", "poll", "select", "epoll_create", "epoll_ctl", "epoll_wait",
-	"close", "dup", "fcntl", "pipe", "setrlimit(NOFILE)", "process_vm_readv",
+	"close", "dup", "fcntl", "pipe", "setrlimit(NOFILE)", "setrlimit(STACK)", "process_vm_readv",
 }
 
 // String returns the name of the call.
@@ -81,13 +82,16 @@ const (
 	ProtNone  = 0
 	ProtRead  = 1
 	ProtWrite = 2
+	ProtSem   = 8
 
 	MapShared         = 0x01
 	MapPrivate        = 0x02
+	MapSharedValidate = 0x03
 	MapFixed          = 0x10
 	MapAnonymous      = 0x20
 	MapGrowsDown      = 0x100
 	MapNoReserve      = 0x4000
+	MapHugetlb        = 0x40000
 	MapFixedNoReplace = 0x100000
 	MapDroppable      = 0x8
 

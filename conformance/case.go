@@ -39,7 +39,7 @@ func Cases() []Case {
 	return slices.Concat(createCases, handshakeCases, registerCases, unregisterCases, wakeCases,
 		frameCases, copyCases, zeroCases, poisonCases, continueCases, moveCases, protectCases,
 		readCases, pollCases, deliveryCases, signalCases, forkCases, eventCases, goneCases,
-		asyncCases, lockCases, fileCases, selftestCases, seedCases)
+		asyncCases, lockCases, fileCases, borderCases, selftestCases, seedCases)
 }
 
 // Status is the verdict on a run of a case.

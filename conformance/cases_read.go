@@ -100,6 +100,45 @@ var readCases = []Case{
 		p.Begin(Preadv2, u.fd, iov, 2, -1, RwfNowait).Value(32)
 		p.Begin(Preadv2, u.fd, iov, 2, -1, RwfNowait).Err(EAGAIN)
 	}},
+	{Name: "read/no-byte-of-a-vector", Rows: []string{"B.11.6", "B.12.17"}, Since: "6.12", run: func(c *C) {
+		// It is nothing to read for whatever file, and so the handshake does
+		// not matter; a read(2) of no byte is too small.
+		p := c.Process()
+		u := p.NewUFFD(ONonblock)
+		for range 2 {
+			a := p.scratch(32)
+			iov := p.put(words(uint64(a), 0, uint64(a), 0))
+			p.Begin(Readv, u.fd, iov, 0).Value(0)
+			p.Begin(Readv, u.fd, 8, 0).Value(0)
+			p.Begin(Readv, u.fd, iov, 1).Value(0)
+			p.Begin(Readv, u.fd, iov, 2).Value(0)
+			p.Begin(Readv, u.fd, iov, 1025).Err(EINVAL)
+			p.Begin(Read, u.fd, a, 0).Err(EINVAL)
+			u.API(uapi.UFFD_API, 0) // the second time is refused
+		}
+		p.Begin(Readv, none, 8, 0).Err(EBADF)
+	}},
+	{Name: "read/more-than-memory", Rows: []string{"B.11.6", "B.12.17"}, Since: "6.12", run: func(c *C) {
+		// Where a buffer ends counts, not only what is stored there.
+		const max, top = 0x7fff_f000, 1 << 62
+		p := c.Process()
+		u := p.UFFD(0)
+		a := p.scratch(64)
+		for _, n := range []uint64{top, 1<<63 - 1, 1 << 63, ^uint64(0)} {
+			p.Begin(Read, u.fd, a, n).Err(EFAULT)
+		}
+		p.Begin(Read, u.fd, a, max+1).Err(EAGAIN)
+		p.Begin(Read, u.fd, uint64(top), 0).Err(EFAULT)
+		readv := func(iov ...uint64) *Pending { return p.Begin(Readv, u.fd, p.put(words(iov...)), len(iov)/2) }
+		// A vector's length has a sign, which is looked at before any address;
+		// a single buffer is shortened before it is looked at where it ends.
+		readv(uint64(a), 1<<63).Err(EINVAL)
+		readv(top, 8, uint64(a), 1<<63).Err(EINVAL)
+		readv(uint64(a), 1<<63-1).Err(EAGAIN)
+		readv(uint64(a), top, uint64(a), top).Err(EFAULT)
+		readv(uint64(a), 32, top, 0).Err(EFAULT)
+		readv(uint64(a), max, uint64(a), max).Err(EAGAIN)
+	}},
 	{Name: "read/blocking", Rows: []string{"B.11.4", "B.11.12"}, Memory: small, run: func(c *C) {
 		p := c.Process()
 		u := p.NewUFFD(0)

@@ -65,15 +65,21 @@ func (t *kernelTask) translate(call Call, a [6]uint64) (nr uint64, args [6]uint6
 	case EpollWait:
 		return unix.SYS_EPOLL_PWAIT, [6]uint64{a[0], a[1], a[2], a[3]}
 	case SetNofile:
-		// The hard limit stays as it is, which is as ours.
-		lim := unix.Rlimit{Max: a[0]}
-		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &lim)
-		return unix.SYS_PRLIMIT64, [6]uint64{0, unix.RLIMIT_NOFILE, t.Text(words(a[0], lim.Max))}
+		return t.setLimit(unix.RLIMIT_NOFILE, a[0])
+	case SetStack:
+		return t.setLimit(unix.RLIMIT_STACK, a[0])
 	case ProcessVMRead:
 		iov := t.Text(words(a[1], a[3], a[2], a[3]))
 		return unix.SYS_PROCESS_VM_READV, [6]uint64{a[0], iov, 1, iov + 16, 1}
 	}
 	return callNumbers[call], a
+}
+
+// setLimit sets a resource's limit. The hard one stays as it is, which is as ours.
+func (t *kernelTask) setLimit(resource int, n uint64) (nr uint64, args [6]uint64) {
+	lim := unix.Rlimit{Max: n}
+	_ = unix.Getrlimit(resource, &lim)
+	return unix.SYS_PRLIMIT64, [6]uint64{0, uint64(resource), t.Text(words(n, lim.Max))}
 }
 
 // timeout returns the address of a timespec, or zero for no timeout.

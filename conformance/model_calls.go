@@ -119,6 +119,10 @@ var modelCalls = map[Call]func(*modelTask, [6]uint64) Result{
 		t.proc.p.SetMaxFiles(int(a[0]))
 		return Result{}
 	},
+	SetStack: func(t *modelTask, a [6]uint64) Result {
+		t.proc.p.SetMaxStack(a[0])
+		return Result{}
+	},
 	OpenSelfMem: func(t *modelTask, a [6]uint64) Result { return number(t.th.OpenMem(t.proc.p, int(a[0]))) },
 	Mincore: func(t *modelTask, a [6]uint64) Result {
 		return fine(t.th.Mincore(mem.Addr(a[0]), a[1], mem.Addr(a[2])))
@@ -268,7 +272,11 @@ func (t *modelTask) pipe(a [6]uint64) Result {
 }
 
 func (t *modelTask) preadv2(a [6]uint64) Result {
-	b := make([]byte, 16*a[2])
+	n := uint32(a[2])
+	if n > 1024 { // it is refused for that, and not read
+		return number(t.th.Preadv2(int(a[0]), make([]vkernel.Segment, 1025), int64(a[3]), int(a[4])))
+	}
+	b := make([]byte, 16*n)
 	t.proc.Peek(mem.Addr(a[1]), b)
 	var to []vkernel.Segment
 	for ; len(b) > 0; b = b[16:] {

@@ -152,6 +152,8 @@ var deliveryRows = []Row{
 	{"B.12.14", "a signal in user mode: the handler runs, the access faults anew"},
 	{"B.12.15", "a signal in kernel mode: faults anew without end, the handler waits"},
 	{"B.12.16", "locked memory is brought in as it grows or is mapped, and asks for its pages"},
+	{"B.12.17", "addresses, lengths, sizes and flags that cannot be are refused in Linux's order, and what went before that stays"},
+	{"B.12.18", "memory grows down by itself as far as RLIMIT_STACK"},
 	{"B.13.1", "who makes an event sleeps until it is read, or the descriptor closed"},
 	{"B.13.2", "meanwhile fills are EAGAIN, and the rest works"},
 	{"B.13.3", "fork"},

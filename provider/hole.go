@@ -7,6 +7,7 @@ package provider
 import (
 	"errors"
 	"fmt"
+	"math"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,20 +23,17 @@ import (
 // made: a thread that faulted in between would be given the old page, and keep it
 // as one of zeros.
 func (t *task) resize(c tracee.Call) {
+	off, n, ok := taken(c)
+	if !ok {
+		t.resume(0)
+		return
+	}
 	o, ok := t.object(int(int32(c.Args[0])))
 	if !ok {
 		t.resume(0)
 		return
 	}
-	off, n := uint64(c.Args[1]), ^uint64(0)-uint64(c.Args[1])
 	truncate := c.Nr == unix.SYS_FTRUNCATE
-	if !truncate {
-		if c.Args[1]&unix.FALLOC_FL_PUNCH_HOLE == 0 {
-			t.resume(0)
-			return
-		}
-		off, n = uint64(c.Args[2]), uint64(c.Args[3])
-	}
 	t.p.k.Punch(o, off, n)
 	t.p.k.Sharers(o, off, n, applyOutside)
 	ret, ok := t.here(c)
@@ -47,6 +45,20 @@ func (t *task) resize(c tracee.Call) {
 		t.p.k.Sharers(o, off, n, applyOutside)
 	}
 	t.skip(ret)
+}
+
+// taken returns what a call would take from a file, and false if it takes nothing
+// or is refused whatever the file is: what has gone from the mirror by then does
+// not come back.
+func taken(c tracee.Call) (off, n uint64, ok bool) {
+	if c.Nr == unix.SYS_FTRUNCATE {
+		size := uint64(c.Args[1])
+		return size, ^uint64(0) - size, size <= math.MaxInt64
+	}
+	off, n = uint64(c.Args[2]), uint64(c.Args[3])
+	const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	ok = int32(c.Args[1]) == punch && off <= math.MaxInt64 && n != 0 && n <= math.MaxInt64 && off+n <= math.MaxInt64
+	return off, n, ok
 }
 
 // here has the thread make its call at once, while nothing else happens, and returns
@@ -65,10 +77,12 @@ func (t *task) here(c tracee.Call) (ret int64, ok bool) {
 	return ret, ok
 }
 
-// object returns the name of the file that fd is.
+// object returns the name of the file that fd is, and false if it has no mirror or
+// fd is not open for writing.
 func (t *task) object(fd int) (vkernel.Object, bool) {
 	var st unix.Stat_t
-	if unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", t.th.Tid(), fd), &st) != nil {
+	name := fmt.Sprintf("/proc/%d/fd/%d", t.th.Tid(), fd)
+	if unix.Lstat(name, &st) != nil || st.Mode&unix.S_IWUSR == 0 || unix.Stat(name, &st) != nil {
 		return vkernel.Object{}, false
 	}
 	dev := uint64(unix.Major(uint64(st.Dev)))<<32 | uint64(unix.Minor(uint64(st.Dev)))

@@ -51,7 +51,13 @@ func (t *task) read(f *file, c tracee.Call) {
 	for {
 		t.sp.cur = t
 		var n int
-		t.as(waitRead, func() { n, errno = t.v.Preadv2(h, to, -1, how) })
+		t.as(waitRead, func() {
+			if c.Nr == unix.SYS_READ { // of no byte it is an error
+				n, errno = t.v.Read(h, to[0].Addr, to[0].Len)
+				return
+			}
+			n, errno = t.v.Preadv2(h, to, -1, how)
+		})
 		if t.gone {
 			return
 		}
@@ -217,6 +223,9 @@ func rwFlags(c tracee.Call) (flags int, known bool) {
 	return flags & unix.RWF_NOWAIT, flags&^(idle|unix.RWF_NOWAIT) == 0 && int64(c.Args[3]) == -1
 }
 
+// maxTransfer is how many bytes a read is of at most.
+const maxTransfer = 0x7fff_f000
+
 // buffers returns where a read goes. The checks are the kernel's, in its order.
 func (t *task) buffers(c tracee.Call) ([]vkernel.Segment, syscall.Errno) {
 	if c.Nr == unix.SYS_READ {
@@ -241,6 +250,9 @@ func (t *task) buffers(c tracee.Call) ([]vkernel.Segment, syscall.Errno) {
 		if int64(to[i].Len) < 0 {
 			return nil, unix.EINVAL
 		}
+	}
+	if n == 1 {
+		to[0].Len = min(to[0].Len, maxTransfer) // before it is looked at where it ends
 	}
 	for _, s := range to {
 		if !ofUser(s) {

@@ -70,7 +70,7 @@ func (p *Provider) space(ts *tracee.Space) *space {
 		return sp
 	}
 	sp := &space{p: p, ts: ts}
-	sp.adopt(p.k.NewProcess(vkernel.ProcessOptions{Privileged: true, MaxFiles: 1 << 20}))
+	sp.adopt(p.k.NewProcess(vkernel.ProcessOptions{Privileged: true, MaxFiles: 1 << 20, MaxStack: math.MaxUint64}))
 	return sp
 }
 

@@ -8,12 +8,14 @@ const (
 	ProtRead  = 1
 	ProtWrite = 2
 	ProtExec  = 4
+	ProtSem   = 8 // known to mprotect(2), and without an effect
 )
 
 // Flags of mmap(2) on amd64 and arm64.
 const (
 	MapShared         = 0x1
 	MapPrivate        = 0x2
+	MapSharedValidate = 0x3
 	MapFixed          = 0x10
 	MapAnonymous      = 0x20
 	MapGrowsDown      = 0x100
@@ -137,6 +139,17 @@ const (
 	mmapTop = 0x7fff_f7ff_f000
 	// mmapMin is the least address that an unprivileged mapping may have.
 	mmapMin = 0x1000
+	// hintMin is the least address at which memory is put, or grows down to,
+	// that was not told where to be: what vm.mmap_min_addr is by default, even
+	// if it is set to less.
+	hintMin = 0x10000
+	// maxFileSize is the size that no file exceeds.
+	maxFileSize = 1<<63 - 1
+	// maxRegularSize is the same of a regular file, where we take ext4 as an
+	// example.
+	maxRegularSize = 1<<44 - 1<<12
+	// maxProcSize is the same of a file of /proc.
+	maxProcSize = 1<<31 - 1
 	// stackGap is what stays free below memory that grows down.
 	stackGap = 256 << 12
 )

@@ -31,6 +31,7 @@ const (
 	EINVAL     syscall.Errno = 22
 	EMFILE     syscall.Errno = 24
 	ENOTTY     syscall.Errno = 25
+	EFBIG      syscall.Errno = 27
 	ESPIPE     syscall.Errno = 29
 	EOVERFLOW  syscall.Errno = 75
 	EOPNOTSUPP syscall.Errno = 95
@@ -51,7 +52,7 @@ var names = map[syscall.Errno]struct {
 	EBUSY: {"EBUSY", syscall.EBUSY}, EEXIST: {"EEXIST", syscall.EEXIST},
 	ENODEV: {"ENODEV", syscall.ENODEV}, EINVAL: {"EINVAL", syscall.EINVAL},
 	EMFILE: {"EMFILE", syscall.EMFILE}, ENOTTY: {"ENOTTY", syscall.ENOTTY},
-	ESPIPE: {"ESPIPE", syscall.ESPIPE}, EOVERFLOW: {"EOVERFLOW", syscall.EOVERFLOW},
+	EFBIG: {"EFBIG", syscall.EFBIG}, ESPIPE: {"ESPIPE", syscall.ESPIPE}, EOVERFLOW: {"EOVERFLOW", syscall.EOVERFLOW},
 	EOPNOTSUPP: {"EOPNOTSUPP", syscall.EOPNOTSUPP},
 	EHWPOISON:  {"EHWPOISON", EHWPOISON}, // only Linux has it
 }

@@ -60,7 +60,7 @@ func (as *space) fault(th *Thread, a mem.Addr, at *attempt) verdict {
 	v := as.vmas.find(a)
 	if v == nil || v.start > a {
 		as.mu.RUnlock()
-		if v == nil || v.flags&vmGrowsDown == 0 || !as.expand(a) {
+		if v == nil || v.flags&vmGrowsDown == 0 || !at.expands() || !as.expand(a, th.p.options.MaxStack) {
 			return segvMap
 		}
 		return retry
@@ -95,8 +95,14 @@ func (at *attempt) permitted(v *vma) bool {
 	return v.is(vmAccess) || at.force && v.is(vmMayRead)
 }
 
-// expand grows memory that grows down to hold a.
-func (as *space) expand(a mem.Addr) bool {
+// expands reports whether the access makes memory grow down. One that only looks
+// pages up does not, unless we are a mirror, which may not have been told yet
+// how far the original has grown.
+func (at *attempt) expands() bool { return at.mode != pinMode || at.as.out != nil }
+
+// expand grows memory that grows down to hold a, if it is not longer than limit
+// then.
+func (as *space) expand(a mem.Addr, limit uint64) bool {
 	as.mu.Lock()
 	defer as.mu.Unlock()
 	v := as.vmas.find(a)
@@ -107,6 +113,9 @@ func (as *space) expand(a mem.Addr) bool {
 		return true
 	}
 	start := a.Down()
+	if start < hintMin || uint64(v.end-start) > limit {
+		return false
+	}
 	if prev := as.vmas.prev(v.start); prev != nil && prev.is(vmAccess) && start < prev.end+stackGap && prev.flags&vmGrowsDown == 0 {
 		return false
 	}

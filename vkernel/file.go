@@ -165,19 +165,38 @@ func (th *Thread) own(f *file, cloexec bool) (int, syscall.Errno) {
 	return fd, errno
 }
 
-// Ftruncate sets the size of an object.
+// Ftruncate sets the size of an object, which is an off_t: EINVAL if it is
+// negative, and EFBIG if it is more than the object can have.
 func (th *Thread) Ftruncate(fd int, size uint64) syscall.Errno {
 	th.enter()
 	defer th.leave()
+	if size > maxFileSize {
+		return EINVAL
+	}
 	f := th.p.file(fd)
 	if f == nil {
 		return EBADF
 	}
 	defer f.put()
-	if f.obj == nil || f.mode() == ORdonly {
+	switch {
+	case f.mode() == ORdonly:
 		return EINVAL
+	case f.obj == nil && f.mem == nil:
+		return EINVAL
+	case size > f.limit():
+		return EFBIG
+	case f.mem != nil:
+		return 0 // it has no size to set, which nobody is told
 	}
 	return f.obj.truncate(size)
+}
+
+// limit is the size that an object or a memory file cannot exceed.
+func (f *file) limit() uint64 {
+	if f.mem != nil {
+		return maxProcSize
+	}
+	return f.obj.limit()
 }
 
 // Fallocate with FallocPunchHole|FallocKeepSize drops the pages of a range of
@@ -186,19 +205,23 @@ func (th *Thread) Fallocate(fd, mode int, off, n uint64) syscall.Errno {
 	th.enter()
 	defer th.leave()
 	f := th.p.file(fd)
-	switch {
-	case f == nil:
+	if f == nil {
 		return EBADF
-	case mode != FallocPunchHole|FallocKeepSize || f.obj == nil:
-		f.put()
-		return EOPNOTSUPP
 	}
 	defer f.put()
-	if n == 0 {
+	switch {
+	case off > maxFileSize, n > maxFileSize, n == 0:
 		return EINVAL
-	}
-	if f.mode() == ORdonly {
+	case mode != FallocPunchHole|FallocKeepSize:
+		return EOPNOTSUPP
+	case f.mode() == ORdonly:
 		return EBADF
+	case f.obj == nil && f.mem == nil:
+		return ENODEV
+	case off+n > f.limit():
+		return EFBIG
+	case f.obj == nil:
+		return EOPNOTSUPP
 	}
 	f.obj.punch(off, n)
 	return 0

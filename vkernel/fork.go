@@ -137,7 +137,7 @@ func (c *cloner) pages(v, n *vma) {
 			switch {
 			case v.shared():
 				m.get(fr)
-			case c.from.k.pinned(fr):
+			case c.from.k.pinned(pin{frame: fr}):
 				copied = copied&(1<<pteShift-1) | pte(m.duplicate(fr))<<pteShift
 			default:
 				m.get(fr)
@@ -162,10 +162,22 @@ func (c *cloner) hugePages(v, n *vma) {
 		if !n.is(vmWP) {
 			copied &^= pteWP
 		}
-		if e.present() {
-			h.get(e.frame())
-			if !v.shared() {
-				h.page(e.frame()).word.And(^uint32(frameExclusive))
+		if fr := e.frame(); e.present() {
+			own, ok := frame(0), false
+			if !v.shared() && c.from.k.pinned(pin{fr, true}) {
+				// Without a page to copy to, a kernel fails to fork. It is
+				// shared here.
+				own, ok = h.alloc(false)
+			}
+			switch {
+			case ok:
+				copyHuge(h, own, fr)
+				copied = copied&(1<<pteShift-1) | pte(own)<<pteShift
+			case v.shared():
+				h.get(fr)
+			default:
+				h.get(fr)
+				h.page(fr).word.And(^uint32(frameExclusive))
 				e &^= pteWrite
 				copied &^= pteWrite
 			}

@@ -3,6 +3,7 @@
 package vkernel
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 )
@@ -44,6 +45,16 @@ func (h *hugePool) growLocked(n int) {
 }
 
 func (h *hugePool) used() int { return len(h.pages) - len(h.free) }
+
+// size returns how many pages the pool can have.
+func (h *hugePool) size() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.bare {
+		return math.MaxInt
+	}
+	return h.total
+}
 
 // reserve promises n pages, or none and reports false.
 func (h *hugePool) reserve(n int) bool {

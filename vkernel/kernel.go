@@ -23,8 +23,8 @@ type Kernel struct {
 	nextInode atomic.Uint64
 	nextSpace atomic.Uint64
 
-	pinMu sync.Mutex    // the innermost lock
-	pins  map[frame]int // pinned frames; protected by pinMu
+	pinMu sync.Mutex  // the innermost lock
+	pins  map[pin]int // how often each is pinned; protected by pinMu
 
 	mu   sync.Mutex
 	pid  int                   // last one given; protected by mu
@@ -55,7 +55,7 @@ func WithHooks(h Hooks) Option { return func(k *Kernel) { k.hooks = h } }
 
 // New returns a machine without processes.
 func New(p *Profile, options ...Option) *Kernel {
-	k := &Kernel{profile: p, maxMaps: 65530, live: make(map[*Process]struct{}), pins: make(map[frame]int)}
+	k := &Kernel{profile: p, maxMaps: 65530, live: make(map[*Process]struct{}), pins: make(map[pin]int)}
 	k.mem.init()
 	k.mem.huge.resize(0)
 	for _, o := range options {

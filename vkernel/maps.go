@@ -165,12 +165,12 @@ func (p *Process) PageState(a mem.Addr) (st PageState) {
 		return st
 	}
 	fr := e.frame()
+	st.Pinned = as.k.pinned(pin{fr, st.Huge})
 	if st.Huge {
 		st.Exclusive = as.k.mem.huge.page(fr).word.Load()&frameExclusive != 0
 		return st
 	}
 	st.Zero = fr == 0
 	st.Exclusive = as.k.mem.has(fr, frameExclusive)
-	st.Pinned = as.k.pinned(fr)
 	return st
 }

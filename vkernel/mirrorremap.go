@@ -13,8 +13,8 @@ import (
 func (p *Process) Remappable(a mem.Addr, oldLen, newLen uint64, flags int, to mem.Addr) syscall.Errno {
 	const mask = mem.PageSize - 1
 	m := remapping{as: p.as.Load(), flags: flags, to: to,
-		old: mem.MakeRange(a, (oldLen+mask)&^mask), newLen: (newLen + mask) &^ mask}
-	if errno := m.check(a, oldLen); errno != 0 {
+		addr: a, oldLen: (oldLen + mask) &^ mask, newLen: (newLen + mask) &^ mask}
+	if errno := m.check(); errno != 0 {
 		return errno
 	}
 	m.as.mu.RLock()
@@ -23,9 +23,12 @@ func (p *Process) Remappable(a mem.Addr, oldLen, newLen uint64, flags int, to me
 	switch {
 	case v == nil || v.start > a:
 		return EFAULT
-	case m.old.Empty() && !v.shared() && v.flags&vmMayShare == 0:
+	case m.oldLen == 0 && !v.shared() && v.flags&vmMayShare == 0:
 		return EINVAL
-	case flags&(MremapFixed|MremapDontUnmap) == 0 && m.old.Len() >= m.newLen:
+	case flags&(MremapFixed|MremapDontUnmap) == 0 && m.oldLen >= m.newLen:
+		if m.oldLen > m.newLen && !m.tailFits() {
+			return EINVAL
+		}
 		return 0 // it shrinks, over as many as there are
 	case m.spans(v):
 		return EFAULT

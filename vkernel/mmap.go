@@ -13,6 +13,7 @@ type mapping struct {
 	th    *Thread
 	addr  mem.Addr
 	n     uint64 // bytes
+	prot  int
 	flags int
 	off   uint64
 	file  *file
@@ -21,24 +22,36 @@ type mapping struct {
 	populate bool
 }
 
-const mapKnown = MapShared | MapPrivate | MapFixed | MapAnonymous | MapGrowsDown | MapLocked |
-	MapNoReserve | MapPopulate | MapNonblock | MapStack | MapHugetlb | MapFixedNoReplace
+const (
+	// mapType are the bits of MapShared, MapPrivate and their like.
+	mapType = 0xf
+	// mapChecked are the flags that MapSharedValidate lets through; what else
+	// there is, other types of mapping ignore. Of what has no name here, the
+	// kernel knows some for old programs, and sizes of huge pages.
+	mapChecked = mapType | MapFixed | MapAnonymous | 0x40 | 0x80 | MapGrowsDown | 0x800 | 0x1000 | MapLocked |
+		MapNoReserve | MapPopulate | MapNonblock | MapStack | MapHugetlb | 31<<mapHugeShift
+	// mapHugeShift and mapHugeMask are where MapHugetlb has the logarithm of
+	// the size of its pages, zero for the usual one.
+	mapHugeShift = 26
+	mapHugeMask  = 63
+)
 
 // Mmap maps memory: anonymous with MapAnonymous, else that of fd from off on.
+// Droppable memory (MAP_DROPPABLE, since Linux 6.11) is not to be had.
 func (th *Thread) Mmap(addr mem.Addr, length uint64, prot, flags, fd int, off uint64) (mem.Addr, syscall.Errno) {
 	th.enter()
 	defer th.leave()
-	m := mapping{th: th, addr: addr, n: length, flags: flags &^ MapStack, off: off}
+	m := mapping{th: th, addr: addr, n: length, prot: prot, flags: flags, off: off}
+	if off&(mem.PageSize-1) != 0 {
+		return 0, EINVAL
+	}
 	if flags&MapAnonymous == 0 {
 		if m.file = th.p.file(fd); m.file == nil {
 			return 0, EBADF
 		}
 		defer m.file.put()
-		if m.file.obj == nil {
-			return 0, ENODEV
-		}
 	}
-	if errno := m.check(prot); errno != 0 {
+	if errno := m.check(); errno != 0 {
 		return 0, errno
 	}
 	at, errno := m.place()
@@ -51,46 +64,44 @@ func (th *Thread) Mmap(addr mem.Addr, length uint64, prot, flags, fd int, off ui
 	return at, 0
 }
 
-// check validates the request and finds the flags of its VMA.
-func (m *mapping) check(prot int) syscall.Errno {
-	const mask = mem.PageSize - 1
-	if m.n == 0 || m.off&mask != 0 || m.flags&^mapKnown != 0 {
-		return EINVAL
-	}
-	huge := m.flags&MapHugetlb != 0 && m.file == nil || m.file != nil && m.file.obj.kind == kindHugetlb
-	unit := uint64(mem.PageSize)
-	if huge {
-		unit = HugePageSize
-	}
-	if m.n > taskSize {
-		return ENOMEM
-	}
-	m.n = (m.n + unit - 1) &^ (unit - 1)
-	if m.flags&(MapFixed|MapFixedNoReplace) == 0 {
-		m.addr = m.addr.Down()
-	} else if m.addr&mask != 0 || huge && m.addr&(HugePageSize-1) != 0 {
-		return EINVAL
-	}
-	if m.file == nil {
-		m.off = 0
-	} else if huge && m.off&(HugePageSize-1) != 0 {
-		return EINVAL
-	}
-	m.vm = vmaFlags(prot&7) | vmMayRead | vmMayWrite | vmMayExec
-	switch m.flags & (MapShared | MapPrivate) {
-	case MapShared:
-		if m.flags&MapGrowsDown != 0 {
+// check looks at the size, which a kernel does before it looks for room.
+func (m *mapping) check() syscall.Errno {
+	hugeFile := m.file != nil && m.file.obj != nil && m.file.obj.kind == kindHugetlb
+	if m.flags&MapHugetlb != 0 && !hugeFile {
+		size := m.flags >> mapHugeShift & mapHugeMask
+		if m.file != nil || size != 0 && size != hugeShift {
 			return EINVAL
 		}
-		m.vm |= vmShared | vmMayShare
-	case MapPrivate:
-	default:
+		hugeFile = true
+	}
+	if hugeFile {
+		m.vm |= vmHugetlb | vmDontExpand
+		m.n = (m.n + HugePageSize - 1) &^ (HugePageSize - 1) // what wraps is none
+	}
+	if m.n == 0 {
 		return EINVAL
 	}
-	if m.file != nil {
-		if errno := m.checkFile(prot); errno != 0 {
-			return errno
+	if m.n = (m.n + mem.PageSize - 1) &^ (mem.PageSize - 1); m.n == 0 {
+		return ENOMEM
+	}
+	if m.flags&(MapFixed|MapFixedNoReplace) == 0 {
+		if m.addr = m.addr.Down(); m.addr != 0 {
+			m.addr = max(m.addr, hintMin)
 		}
+	}
+	return 0
+}
+
+// kind checks what is to be mapped and finds the flags of its VMA. A kernel has
+// room for it by then.
+func (m *mapping) kind() syscall.Errno {
+	m.vm |= vmaFlags(m.prot&7) | vmMayRead | vmMayWrite | vmMayExec
+	check := m.kindAnonymous
+	if m.file != nil || m.vm&vmHugetlb != 0 {
+		check = m.kindFile
+	}
+	if errno := check(); errno != 0 {
+		return errno
 	}
 	for _, f := range []struct {
 		flag int
@@ -100,27 +111,72 @@ func (m *mapping) check(prot int) syscall.Errno {
 			m.vm |= f.vm
 		}
 	}
-	if huge {
-		m.vm |= vmHugetlb | vmDontExpand
-	} else if m.vm&vmShared == 0 && m.vm&(vmWrite|vmNoReserve) == vmWrite {
+	if m.vm&(vmHugetlb|vmShared|vmWrite|vmNoReserve) == vmWrite {
 		m.vm |= vmAccount
 	}
 	return 0
 }
 
-// checkFile applies the mode in which the file is open.
-func (m *mapping) checkFile(prot int) syscall.Errno {
-	mode := m.file.mode()
+func (m *mapping) kindAnonymous() syscall.Errno {
+	switch m.flags & mapType {
+	case MapShared:
+		if m.flags&MapGrowsDown != 0 {
+			return EINVAL
+		}
+		m.vm |= vmShared | vmMayShare
+	case MapPrivate:
+	default:
+		return EINVAL
+	}
+	m.off = 0
+	return 0
+}
+
+// kindFile is for what has a file behind it, which anonymous huge pages have
+// too, and applies the mode in which the file is open.
+func (m *mapping) kindFile() syscall.Errno {
+	if limit := m.limit(); (m.file == nil || m.file.obj != nil) && m.off > limit-m.n {
+		return EOVERFLOW
+	}
+	mode := ORdwr
+	if m.file != nil {
+		mode = m.file.mode()
+	}
+	switch m.flags & mapType {
+	case MapSharedValidate:
+		if m.flags&^mapChecked != 0 {
+			return EOPNOTSUPP
+		}
+		fallthrough
+	case MapShared:
+		m.vm |= vmShared | vmMayShare
+		if mode == ORdonly {
+			if m.prot&ProtWrite != 0 {
+				return EACCES
+			}
+			m.vm &^= vmMayWrite | vmShared
+		}
+	case MapPrivate:
+	default:
+		return EINVAL
+	}
 	switch {
 	case mode == OWronly:
 		return EACCES
-	case m.flags&MapShared != 0 && mode == ORdonly:
-		if prot&ProtWrite != 0 {
-			return EACCES
-		}
-		m.vm &^= vmMayWrite | vmShared
+	case m.file != nil && m.file.obj == nil:
+		return ENODEV
+	case m.flags&MapGrowsDown != 0, m.vm&vmHugetlb != 0 && m.off&(HugePageSize-1) != 0:
+		return EINVAL
 	}
 	return 0
+}
+
+// limit returns up to where what is to be mapped has offsets.
+func (m *mapping) limit() uint64 {
+	if m.vm&vmHugetlb != 0 {
+		return maxFileSize &^ (HugePageSize - 1)
+	}
+	return maxFileSize &^ (mem.PageSize - 1)
 }
 
 // place finds room and links the VMA.
@@ -136,14 +192,17 @@ func (m *mapping) place() (mem.Addr, syscall.Errno) {
 	if as.vmas.count >= as.k.maxMaps {
 		return 0, ENOMEM
 	}
+	at, errno := m.room(as)
+	if errno != 0 {
+		return 0, errno
+	}
+	if errno := m.kind(); errno != 0 {
+		return 0, errno
+	}
 	m.vm |= as.future
 	m.populate = m.vm&vmLocked != 0 || m.flags&(MapPopulate|MapNonblock) == MapPopulate
 	if m.vm&vmHugetlb != 0 {
 		m.vm &^= vmLockedMask
-	}
-	at, errno := m.room(as)
-	if errno != 0 {
-		return 0, errno
 	}
 	r := mem.MakeRange(at, m.n)
 	if m.flags&MapFixed != 0 {
@@ -171,37 +230,38 @@ func (m *mapping) attach(k *Kernel, v *vma) syscall.Errno {
 		v.file, v.obj, v.off = m.file, m.file.obj, m.off
 	case huge:
 		v.obj = k.newObject(kindHugetlb, "/anon_hugepage (deleted)", m.n)
-		v.off = 0
+		v.off = m.off
 	case v.shared():
 		v.obj = k.newObject(kindShmem, "/dev/zero (deleted)", m.n)
 		v.off = 0
 	}
-	if !huge || v.is(vmNoReserve) {
+	if !huge {
 		return 0
 	}
 	from, to := v.off>>hugeShift, (v.off+m.n)>>hugeShift
-	if v.file != nil && v.shared() {
-		v.obj.mu.Lock()
-		v.obj.size = max(v.obj.size, v.off+m.n)
-		v.obj.mu.Unlock()
-	}
-	if (v.shared() || v.file == nil) && !v.obj.reserve(from, to) {
+	if !v.is(vmNoReserve) && (v.shared() || v.file == nil) && !v.obj.reserve(from, to) {
 		if v.file == nil {
 			v.obj.put()
 		}
 		return ENOMEM
+	}
+	if v.is(vmWrite) {
+		// What can be written is there to be written.
+		v.obj.mu.Lock()
+		v.obj.size = max(v.obj.size, v.off+m.n)
+		v.obj.mu.Unlock()
 	}
 	return 0
 }
 
 // room returns where the mapping goes.
 func (m *mapping) room(as *space) (mem.Addr, syscall.Errno) {
+	if m.n > taskSize {
+		return 0, ENOMEM
+	}
 	if m.flags&(MapFixed|MapFixedNoReplace) != 0 {
-		if m.n > taskSize || m.addr > taskSize-mem.Addr(m.n) {
-			return 0, ENOMEM
-		}
-		if m.addr < mmapMin && !m.th.p.options.Privileged {
-			return 0, EPERM
+		if errno := m.fixed(); errno != 0 {
+			return 0, errno
 		}
 		next := as.vmas.find(m.addr)
 		if m.flags&MapFixedNoReplace != 0 && next != nil && next.start < m.addr+mem.Addr(m.n) {
@@ -224,6 +284,24 @@ func (m *mapping) room(as *space) (mem.Addr, syscall.Errno) {
 		return 0, ENOMEM
 	}
 	return at, 0
+}
+
+// fixed checks a place that was not only a hint.
+func (m *mapping) fixed() syscall.Errno {
+	switch {
+	case m.vm&vmHugetlb != 0 && m.addr&(HugePageSize-1) != 0:
+		return EINVAL
+	case m.addr > 1<<64-mem.PageSize:
+		// Linux 6.18 takes the place for the errno with which none was found.
+		return syscall.Errno(-m.addr)
+	case m.addr > taskSize-mem.Addr(m.n):
+		return ENOMEM
+	case !m.addr.Aligned():
+		return EINVAL
+	case m.addr < mmapMin && !m.th.p.options.Privileged:
+		return EPERM
+	}
+	return 0
 }
 
 // Munmap unmaps a range. Who watches it is told when it is gone.

@@ -113,7 +113,7 @@ func (m *mover) page(dv *vma, dst, src mem.Addr) syscall.Errno {
 		return EFAULT
 	case fr == 0:
 		ds.set(index(dst), makePTE(0, 0))
-	case !as.k.mem.has(fr, frameExclusive) || as.k.pinned(fr):
+	case !as.k.mem.has(fr, frameExclusive) || as.k.pinned(pin{frame: fr}):
 		return EBUSY
 	default:
 		ds.set(index(dst), makePTE(fr, pteWrite))

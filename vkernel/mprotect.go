@@ -15,15 +15,19 @@ func (th *Thread) Mprotect(addr mem.Addr, length uint64, prot int) syscall.Errno
 	defer th.leave()
 	const mask = mem.PageSize - 1
 	n := (length + mask) &^ mask
-	if addr&mask != 0 || prot&^7 != 0 {
+	if addr&mask != 0 {
 		return EINVAL
 	}
 	if length == 0 {
-		return 0
+		return 0 // whatever the protection
 	}
 	if uint64(addr)+n <= uint64(addr) {
 		return ENOMEM
 	}
+	if prot&^(ProtRead|ProtWrite|ProtExec|ProtSem) != 0 {
+		return EINVAL
+	}
+	prot &^= ProtSem
 	as := th.p.as.Load()
 	as.mu.Lock()
 	var locked []mem.Range // private locked memory that becomes writable

@@ -48,6 +48,14 @@ func (k *Kernel) newObject(kind objectKind, name string, size uint64) *object {
 	return o
 }
 
+// limit is the size that the object cannot exceed.
+func (o *object) limit() uint64 {
+	if o.kind == kindRegular {
+		return maxRegularSize
+	}
+	return maxFileSize
+}
+
 // lookup returns the frame of page n. Preconditions: o.mu is held, as for the
 // others that end in Locked.
 func (o *object) lookupLocked(n uint64) (frame, bool) {
@@ -110,6 +118,9 @@ func (o *object) dropLocked(from, to uint64) {
 
 // reserve promises huge pages for [from, to), those apart that are there.
 func (o *object) reserve(from, to uint64) bool {
+	if to-from > uint64(o.k.mem.huge.size()) {
+		return false // so many that even to count them would take long
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var need []uint64
@@ -277,8 +288,13 @@ func (o *object) punch(off, n uint64) {
 		o.zeroLocked(max(off, to<<o.shift), off+n)
 	}
 	o.mu.Unlock()
-	if from < to {
+	switch {
+	case from < to:
 		o.unmapPages(from<<o.shift, to<<o.shift, false)
+	case o.kind == kindShmem && to == 0:
+		// For a hole that ends within the first page, Linux 6.18 unmaps all
+		// pages behind it. Their content stays.
+		o.unmapPages(from<<o.shift, maxFileSize, false)
 	}
 }
 

@@ -17,6 +17,9 @@ type ProcessOptions struct {
 	Privileged bool
 	// MaxFiles bounds the descriptor table; 1024 if zero.
 	MaxFiles int
+	// MaxStack is how long memory that grows down gets by itself, which is
+	// RLIMIT_STACK; 8 MiB if zero.
+	MaxStack uint64
 }
 
 // Process is an address space, a table of descriptors and threads.
@@ -103,6 +106,9 @@ func (as *space) exit() {
 func (k *Kernel) NewProcess(o ProcessOptions) *Process {
 	if o.MaxFiles == 0 {
 		o.MaxFiles = 1024
+	}
+	if o.MaxStack == 0 {
+		o.MaxStack = 8 << 20
 	}
 	return k.newProcess(o, k.newSpace())
 }
@@ -241,6 +247,10 @@ func (p *Process) SetMaxFiles(n int) {
 	defer p.mu.Unlock()
 	p.options.MaxFiles = n
 }
+
+// SetMaxStack bounds anew how far memory grows down. No call of the process may
+// be under way.
+func (p *Process) SetMaxStack(n uint64) { p.options.MaxStack = n }
 
 // file returns the open file of fd with a reference, nil if there is none.
 func (p *Process) file(fd int) *file {

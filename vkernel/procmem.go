@@ -73,8 +73,11 @@ func (th *Thread) Mincore(addr mem.Addr, length uint64, vec mem.Addr) syscall.Er
 	if !addr.Aligned() {
 		return EINVAL
 	}
-	if addr > taskSize || length > taskSize-uint64(addr) {
+	if !userRange(addr, length) {
 		return ENOMEM
+	}
+	if !userRange(vec, (length+mem.PageSize-1)>>mem.PageShift) {
+		return EFAULT
 	}
 	as := th.p.as.Load()
 	for r := mem.MakeRange(addr, length); !r.Empty(); {

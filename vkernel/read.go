@@ -19,10 +19,11 @@ type Segment struct {
 
 // Read reads messages of a descriptor into memory of the thread.
 func (th *Thread) Read(fd int, buf mem.Addr, n uint64) (int, syscall.Errno) {
-	return th.Readv(fd, []Segment{{buf, n}})
+	return th.transfer(fd, transfer{buffers: []Segment{{buf, n}}})
 }
 
 // Readv reads messages into a vector of buffers, which may cut them anywhere.
+// One that has no byte reads nothing and succeeds, whatever fd is.
 func (th *Thread) Readv(fd int, to []Segment) (int, syscall.Errno) {
 	return th.Preadv2(fd, to, -1, 0)
 }
@@ -30,70 +31,142 @@ func (th *Thread) Readv(fd int, to []Segment) (int, syscall.Errno) {
 // Pread fails: a descriptor has no positions. It is for files of
 // [Thread.OpenMem].
 func (th *Thread) Pread(fd int, buf mem.Addr, n uint64, off int64) (int, syscall.Errno) {
-	return th.transfer(fd, []Segment{{buf, n}}, &off, 0, false)
+	return th.transfer(fd, transfer{buffers: []Segment{{buf, n}}, off: &off})
 }
 
 // Preadv2 is Readv with flags, of which RwfNowait does not wait for a message
 // whatever the descriptor was made for. off is -1, or a position for files of
 // [Thread.OpenMem].
 func (th *Thread) Preadv2(fd int, to []Segment, off int64, flags int) (int, syscall.Errno) {
-	if off == -1 {
-		return th.transfer(fd, to, nil, flags, false)
+	t := transfer{buffers: to, vector: true, flags: flags}
+	if off != -1 {
+		t.off = &off
 	}
-	return th.transfer(fd, to, &off, flags, false)
+	return th.transfer(fd, t)
 }
 
 // Write fails: a descriptor is not written to. It is for files of
 // [Thread.OpenMem].
 func (th *Thread) Write(fd int, buf mem.Addr, n uint64) (int, syscall.Errno) {
-	return th.transfer(fd, []Segment{{buf, n}}, nil, 0, true)
+	return th.transfer(fd, transfer{buffers: []Segment{{buf, n}}, write: true})
 }
 
 // Pwrite is Write to a position.
 func (th *Thread) Pwrite(fd int, buf mem.Addr, n uint64, off int64) (int, syscall.Errno) {
-	return th.transfer(fd, []Segment{{buf, n}}, &off, 0, true)
+	return th.transfer(fd, transfer{buffers: []Segment{{buf, n}}, off: &off, write: true})
 }
 
-// transfer reads or writes, at the position of the file if off is nil.
-func (th *Thread) transfer(fd int, segments []Segment, off *int64, flags int, write bool) (int, syscall.Errno) {
+// transfer is a read or a write on its way.
+type transfer struct {
+	buffers []Segment // the caller's, not to be changed
+	vector  bool      // given as such, be it of one buffer
+	off     *int64    // nil is the position of the file
+	flags   int
+	write   bool
+}
+
+const (
+	// maxTransfer is how many bytes one call transfers. What is more is left
+	// out, and makes no error.
+	maxTransfer = 0x7fff_f000
+	// maxSegments is how many buffers a vector may have.
+	maxSegments = 1024
+)
+
+// limit checks the buffers, which can all be in memory of a program or are
+// refused, and takes away what is too much. It returns how many bytes are left.
+func (t *transfer) limit() (n uint64, errno syscall.Errno) {
+	if t.vector {
+		if len(t.buffers) > maxSegments {
+			return 0, EINVAL
+		}
+		for _, s := range t.buffers {
+			if int64(s.Len) < 0 {
+				return 0, EINVAL
+			}
+		}
+		if len(t.buffers) == 1 {
+			t.cut() // before it is looked at where it ends
+		}
+	}
+	for _, s := range t.buffers {
+		if !userRange(s.Addr, s.Len) {
+			return 0, EFAULT
+		}
+	}
+	return t.cut(), 0
+}
+
+// cut shortens the buffers to maxTransfer bytes in all and returns how many
+// there are.
+func (t *transfer) cut() (n uint64) {
+	for i, s := range t.buffers {
+		if s.Len > maxTransfer-n {
+			t.buffers = slices.Clone(t.buffers[:i+1])
+			t.buffers[i].Len = maxTransfer - n
+			return maxTransfer
+		}
+		n += s.Len
+	}
+	return n
+}
+
+// userRange reports whether n bytes from a can be memory of a program.
+func userRange(a mem.Addr, n uint64) bool {
+	return a <= taskSize && n <= uint64(taskSize-a)
+}
+
+// transfer reads or writes.
+func (th *Thread) transfer(fd int, t transfer) (int, syscall.Errno) {
 	th.enter()
 	defer th.leave()
+	if t.off != nil && *t.off < 0 {
+		return -1, EINVAL
+	}
 	f := th.p.file(fd)
 	if f == nil {
 		return -1, EBADF
 	}
 	defer f.put()
 	switch {
-	case off != nil && *off < 0:
-		return -1, EINVAL
-	case f.uffd != nil && off != nil:
+	case f.uffd != nil && t.off != nil:
 		return -1, ESPIPE
-	case f.mode() == ORdonly && write || f.mode() == OWronly && !write:
+	case f.mode() == ORdonly && t.write || f.mode() == OWronly && !t.write:
 		return -1, EBADF
-	case flags&^(RwfHipri|RwfDsync|RwfSync|RwfNowait) != 0, f.mem != nil && flags&RwfNowait != 0:
+	}
+	n, errno := t.limit()
+	switch {
+	case errno != 0:
+		return -1, errno
+	case n == 0 && t.vector:
+		return 0, 0
+	case t.flags&^(RwfHipri|RwfDsync|RwfSync|RwfNowait) != 0, f.mem != nil && t.flags&RwfNowait != 0:
 		return -1, EOPNOTSUPP
 	case f.mem != nil:
-		return f.transfer(th, segments, off, write)
-	case f.uffd != nil && !write:
-		return f.uffd.readTo(th, f.nonblock() || flags&RwfNowait != 0, segments)
+		return f.transfer(th, &t, n)
+	case f.uffd != nil && !t.write:
+		return f.uffd.readTo(th, f.nonblock() || t.flags&RwfNowait != 0, t.buffers)
 	}
 	return -1, EINVAL
 }
 
-// transfer reads or writes memory.
-func (f *file) transfer(th *Thread, segments []Segment, off *int64, write bool) (int, syscall.Errno) {
+// transfer reads or writes n bytes of memory.
+func (f *file) transfer(th *Thread, t *transfer, n uint64) (int, syscall.Errno) {
 	at := f.pos.Load()
-	if off != nil {
-		at = *off
+	if t.off != nil {
+		at = *t.off
 	}
-	n, errno := th.memory(f.mem, mem.Addr(at), segments, write)
+	if at < 0 && n >= uint64(-at) {
+		return -1, EOVERFLOW // positions are addresses, of which there are no more
+	}
+	done, errno := th.memory(f.mem, mem.Addr(at), t.buffers, t.write)
 	if errno != 0 {
 		return -1, errno
 	}
-	if off == nil {
-		f.pos.Store(at + int64(n))
+	if t.off == nil {
+		f.pos.Store(at + int64(done))
 	}
-	return n, 0
+	return done, 0
 }
 
 // Lseek moves the position of a file of [Thread.OpenMem], and returns it.
@@ -117,6 +190,10 @@ func (th *Thread) Lseek(fd int, off int64, whence int) (int64, syscall.Errno) {
 		return -1, EINVAL
 	}
 	f.pos.Store(off)
+	if off < 0 && off > -mem.PageSize {
+		// It is there now, and cannot be told from an errno.
+		return -1, syscall.Errno(-off)
+	}
 	return off, 0
 }
 

@@ -156,13 +156,15 @@ func mmap(m *machine, o Op) {
 func munmap(m *machine, o Op) {
 	if a := m.free(o.Arg[0]); a != nil {
 		_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-		m.begin(a, conformance.Munmap, r.Start, r.Len())
+		start, n := badRange(r, o.Arg[4])
+		m.begin(a, conformance.Munmap, start, n)
 	}
 }
 
 func mprotect(m *machine, o Op) {
 	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-	res := m.call(conformance.Mprotect, r.Start, r.Len(), even([]int{3, 1, 0}, o.Arg[4]))
+	start, n := badRange(r, o.Arg[5])
+	res := m.call(conformance.Mprotect, start, n, badProtection(even([]int{3, 1, 0}, o.Arg[4]), o.Arg[6]))
 	m.say("  %v", res)
 }
 
@@ -248,28 +250,36 @@ func mremap(m *machine, o Op) {
 		conformance.MremapMayMove | conformance.MremapFixed | conformance.MremapDontUnmap,
 		0,
 	}, o.Arg[4])
-	if flags == 0 { // in place: shrink, or grow into what was unmapped
-		n := uint64(1+o.Arg[6]%4) * reg.kind.PageSize()
-		m.begin(a, conformance.Mremap, r.Start, r.Len(), n, 0, 0)
-		a.brings(mem.MakeRange(r.Start, n), true, true)
-		return
-	}
-	_, to := m.pages(o.Arg[5], o.Arg[6], 0)
-	n := r.Len()
-	if o.Arg[7] >= 32 {
+	_, dst := m.pages(o.Arg[5], o.Arg[6], 0)
+	start, to, oldLen, n := r.Start, dst.Start, r.Len(), r.Len()
+	switch {
+	case flags == 0: // in place: shrink, or grow into what was unmapped
+		n, to = uint64(1+o.Arg[6]%4)*reg.kind.PageSize(), 0
+	case o.Arg[7] >= 32:
 		n = uint64(1+o.Arg[7]%4) * reg.kind.PageSize()
 	}
-	m.begin(a, conformance.Mremap, r.Start, r.Len(), n, flags, to.Start)
-	a.brings(mem.MakeRange(to.Start, n), true, true)
+	if o.Arg[7] >= 56 {
+		badMremap(o.Arg[2]^o.Arg[6], &start, &to, &oldLen, &n)
+	}
+	m.begin(a, conformance.Mremap, start, oldLen, n, flags, to)
+	if flags == 0 {
+		to = start
+	}
+	a.brings(near(to, n), true, true)
 }
 
 func madvise(m *machine, o Op) {
 	if a := m.free(o.Arg[0]); a != nil {
 		_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-		a.drops = r
-		m.begin(a, conformance.Madvise, r.Start, r.Len(), even([]int{
+		start, n := badRange(r, o.Arg[5])
+		a.drops = near(start, n)
+		advice := even([]int{
 			conformance.MadvDontneed, conformance.MadvRemove, conformance.MadvDontneed, conformance.MadvDontneedLocked,
-		}, o.Arg[4]))
+		}, o.Arg[4])
+		if o.Arg[6] == 63 {
+			advice = 99
+		}
+		m.begin(a, conformance.Madvise, start, n, advice)
 	}
 }
 
