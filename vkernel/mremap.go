@@ -221,8 +221,9 @@ func (m *remapping) move(v *vma) (mem.Addr, syscall.Errno) {
 	if errno := m.room(v); errno != 0 {
 		return 0, errno
 	}
-	// What was unmapped to make room may have shortened the tree, not v.
-	if v = as.vmas.find(m.addr); m.end() > v.end {
+	// What was unmapped to make room may have shortened the tree, not v, but for
+	// a copy (an old length of zero) that goes where its original was.
+	if v = as.vmas.find(m.addr); v == nil || v.start > m.addr || m.end() > v.end {
 		return 0, EFAULT
 	}
 	if as.vmas.count+3 > as.k.maxMaps {
