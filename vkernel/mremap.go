@@ -221,9 +221,8 @@ func (m *remapping) move(v *vma) (mem.Addr, syscall.Errno) {
 	if errno := m.room(v); errno != 0 {
 		return 0, errno
 	}
-	// What was unmapped to make room may have shortened the tree, not v, but for
-	// a copy (an old length of zero) that goes where its original was.
-	if v = as.vmas.find(m.addr); v == nil || v.start > m.addr || m.end() > v.end {
+	// What was unmapped to make room may have shortened the tree, not v.
+	if v = as.vmas.find(m.addr); m.end() > v.end {
 		return 0, EFAULT
 	}
 	if as.vmas.count+3 > as.k.maxMaps {
@@ -265,6 +264,11 @@ func (m *remapping) room(v *vma) syscall.Errno {
 	if m.flags&MremapFixed != 0 {
 		if errno := as.unmapLocked(mem.MakeRange(m.to, m.newLen), &m.early); errno != 0 {
 			return errno
+		}
+		// An end that wraps, and a copy, overlap nothing: it may have been what
+		// is to move.
+		if v := as.vmas.find(m.addr); v == nil || v.start > m.addr {
+			return EFAULT
 		}
 		// A tail that is not to move goes then.
 		if m.oldLen > m.newLen {
