@@ -44,6 +44,23 @@ var borderCases = []Case{
 		p.Begin(Mremap, r.Start, n, r.Page(), MremapMayMove|MremapFixed, to.Start).Err(EINVAL)
 		r.WantLayout("0+2 rw-p")
 		to.WantLayout("1+1 rw-p")
+		// That is looked for before the tail, and may be gone.
+		p.Begin(Mremap, r.Start, n, r.Page(), MremapMayMove|MremapFixed, r.Start).Err(EFAULT)
+		r.WantLayout("1+1 rw-p")
+	}},
+	{Name: "border/mremap-copy-onto-itself", Rows: []string{"B.12.17", "B.13.4"}, Memory: shmem, Since: "6.18", run: func(c *C) {
+		// An old length of zero is a copy of shared memory, and overlaps
+		// nothing: what it was to copy has gone when there is room for it.
+		p := c.Process()
+		r, other := p.Map(3), p.Map(1)
+		p.Begin(Mremap, r.Start, 0, 2*r.Page(), MremapMayMove|MremapFixed, r.Start).Err(EFAULT)
+		r.WantLayout("2+1 rw-p")
+		p.Begin(Mremap, other.Start, 0, r.Page(), MremapMayMove|MremapFixed, other.Start).Err(EFAULT)
+		other.WantLayout("")
+		to := r.moved(p.place(r.Page()))
+		p.Begin(Mremap, r.At(2), 0, r.Page(), MremapMayMove|MremapFixed, to.Start).Value(to.Start)
+		p.Puts(r.At(2), 'a')
+		p.Sees(to.Start, 'a')
 	}},
 	{Name: "border/mremap-new-length", Rows: []string{"B.12.17", "B.13.4"}, Memory: small, Since: "6.18", run: func(c *C) {
 		p := c.Process()

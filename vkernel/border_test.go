@@ -39,7 +39,7 @@ func TestPinOfHugePages(t *testing.T) {
 		}
 		// All that the machine has comes back.
 		r.must("munmap", r.th.Munmap(a, 2*huge))
-		a, errno = r.th.Mmap(0, 4*huge, ProtRead|ProtWrite, MapPrivate|MapAnonymous|MapHugetlb, -1, 0)
+		_, errno = r.th.Mmap(0, 4*huge, ProtRead|ProtWrite, MapPrivate|MapAnonymous|MapHugetlb, -1, 0)
 		r.must("mmap", errno)
 		_, errno = r.th.Mmap(0, huge, ProtRead|ProtWrite, MapPrivate|MapAnonymous|MapHugetlb, -1, 0)
 		r.want("mmap of one more", errno, ENOMEM)

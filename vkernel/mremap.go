@@ -265,6 +265,11 @@ func (m *remapping) room(v *vma) syscall.Errno {
 		if errno := as.unmapLocked(mem.MakeRange(m.to, m.newLen), &m.early); errno != 0 {
 			return errno
 		}
+		// An end that wraps, and a copy, overlap nothing: it may have been what
+		// is to move.
+		if v := as.vmas.find(m.addr); v == nil || v.start > m.addr {
+			return EFAULT
+		}
 		// A tail that is not to move goes then.
 		if m.oldLen > m.newLen {
 			if errno := m.unmapTail(&m.unmapped); errno != 0 {

@@ -5,7 +5,7 @@
 //
 // A [Script] is a list of operations: mapping, protecting, moving, dropping
 // and touching memory from several threads, forking, and every request of a
-// userfaultfd with good, borderline and bad arguments. [Random] makes one of
+// userfaultfd; calls and requests have good, borderline and bad arguments. [Random] makes one of
 // a seed. An operation is a kind and a few small numbers, which [Trace]
 // turns into something that makes sense at that point, or into nothing: so
 // any part of a script is a script, and [Shrink] may cut at will.
@@ -64,6 +64,11 @@
 //     write
 //     store 1
 //     zeropage
+//
+//   - Whether memory can become so long that it does not fit the machine is that
+//     machine's business: an mremap whose lengths are more than its memory, and
+//     less than all addresses, is ENOMEM in one kernel and succeeds in another.
+//     Nor may a range that a call takes apart reach what the threads live on.
 //
 //   - When part of a mapping of private huge pages moves, its reservation is
 //     lost: the pool keeps a page that nobody can have until the next boot. Such

@@ -258,7 +258,7 @@ func mremap(m *machine, o Op) {
 	case o.Arg[7] >= 32:
 		n = uint64(1+o.Arg[7]%4) * reg.kind.PageSize()
 	}
-	if o.Arg[7] >= 56 {
+	if o.Arg[7] >= 48 {
 		badMremap(o.Arg[2]^o.Arg[6], &start, &to, &oldLen, &n)
 	}
 	m.begin(a, conformance.Mremap, start, oldLen, n, flags, to)
