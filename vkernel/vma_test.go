@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
 // TestTree compares the tree with a sorted slice, over random insertions and
@@ -251,4 +252,29 @@ func TestChildHasNoHugePagesReserved(t *testing.T) {
 			t.Errorf("the parent's write: %v", store.err)
 		}
 	}, WithHugePages(1))
+}
+
+// TestRegisterPartly covers A.6.11 and B.7.11: where a VMA cannot be split any more, those
+// before it stay registered. The seed has stored its result by then.
+func TestRegisterPartly(t *testing.T) {
+	for p, result := range map[*Profile]uint64{Linux618: 77, Seed: uint64(uapi.UFFDIO_BIT_WAKE)} {
+		inBubble(t, p, func(r *rig) {
+			r.api(0)
+			a := r.mmap(4 * page)
+			r.must("mprotect", r.th.Mprotect(a+2*page, 2*page, ProtRead))
+			w, errno := r.ioctl(r.fd, uapi.UFFDIO_REGISTER, uint64(a), 3*page, uint64(missing), 77)
+			r.want("register", errno, ENOMEM)
+			if w[3] != result {
+				t.Errorf("%s: the result is %#x, want %#x", p.Name(), w[3], result)
+			}
+			if load := r.load(a); load.ended() {
+				t.Errorf("%s: the first VMA is not registered", p.Name())
+			} else {
+				load.th.End()
+			}
+			if load := r.load(a + 2*page); !load.ended() || load.err != nil {
+				t.Errorf("%s: the second VMA: ended %v, %v", p.Name(), load.ended(), load.err)
+			}
+		}, WithMaxMaps(3))
+	}
 }

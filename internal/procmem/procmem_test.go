@@ -3,6 +3,8 @@
 package procmem
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"slices"
 	"syscall"
@@ -156,4 +158,40 @@ func TestRead(t *testing.T) {
 	if err := Read(os.Getpid(), []Segment{{mem.PageSize, a}}); err == nil {
 		t.Error("read memory that is not mapped")
 	}
+}
+
+// FuzzParseMaps: what is taken for a mapping is one, and names come whole.
+func FuzzParseMaps(f *testing.F) {
+	f.Add([]byte("7f0000000000-7f0000021000 rw-p 00000000 00:00 0 \n"))
+	f.Add([]byte("555555554000-555555556000 r-xp 00002000 fe:01 1234                       /usr/bin/a b (deleted)\n"))
+	f.Add([]byte("ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n"))
+	f.Add([]byte("1000-1000 rw-p 0 0:0 0\n2000"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		vmas, err := parseMaps(b)
+		if err != nil {
+			return
+		}
+		if lines := bytes.Count(b, []byte{'\n'}); len(vmas) < lines || len(vmas) > lines+1 {
+			t.Errorf("%d mappings in %d lines", len(vmas), lines)
+		}
+		for _, v := range vmas {
+			if v.Empty() {
+				t.Errorf("an empty mapping: %+v", v)
+			}
+			if again, err := parseVMA(fmt.Sprintf("%x-%x %s %08x %02x:%02x %d %s", uint64(v.Start), uint64(v.End),
+				perms(v), v.Offset, v.Dev>>32, uint32(v.Dev), v.Inode, v.Name)); err != nil || again != v {
+				t.Errorf("%+v is read back as %+v, %v", v, again, err)
+			}
+		}
+	})
+}
+
+func perms(v VMA) string {
+	b := []byte("---p")
+	for i, on := range []bool{v.Read, v.Write, v.Exec, v.Shared} {
+		if on {
+			b[i] = "rwxs"[i]
+		}
+	}
+	return string(b)
 }
