@@ -50,6 +50,8 @@ const (
 	Pass Status = "pass"
 	Fail Status = "fail"
 	Skip Status = "skip"
+	// NoCase is that on a row that says why there is none.
+	NoCase Status = "none"
 )
 
 // Outcome is what came of a case with one kind of memory.

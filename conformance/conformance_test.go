@@ -3,6 +3,7 @@
 package conformance
 
 import (
+	"regexp"
 	"testing"
 
 	"github.com/faultline-go/faultline/internal/testutil"
@@ -104,8 +105,8 @@ func TestRows(t *testing.T) {
 	}
 	covered := Coverage(Cases())
 	for _, r := range Rows() {
-		if len(covered[r.ID]) == 0 {
-			t.Errorf("no case is about %s: %s", r.ID, r.Text)
+		if cased := len(covered[r.ID]) > 0; cased != (r.Why == "") {
+			t.Errorf("row %s: %s: has a case %v, and has none because %q", r.ID, r.Text, cased, r.Why)
 		}
 	}
 }
@@ -148,5 +149,10 @@ func TestReport(t *testing.T) {
 	}
 	if len(want) > 0 {
 		t.Errorf("rows without a verdict: %v", want)
+	}
+	r.Rows = nil
+	r.addUncased(false, regexp.MustCompile("B.7"))
+	if len(r.Rows) != 1 || r.Rows[0].ID != "B.7.11" || r.Rows[0].Status != NoCase || r.Rows[0].Why == "" {
+		t.Errorf("rows without a case: %+v", r.Rows)
 	}
 }

@@ -29,7 +29,8 @@ type Report struct {
 // RowVerdict is what the cases of a row came to.
 type RowVerdict struct {
 	Row
-	// Status is fail if any run failed, and skip if all were skipped.
+	// Status is fail if any run failed, skip if all were skipped, and none if there is
+	// no case.
 	Status Status   `json:"status"`
 	Cases  []string `json:"cases"`
 }
@@ -59,8 +60,18 @@ func (s *Suite) RunAll(ctx context.Context, match *regexp.Regexp, each func(Outc
 		}
 	}
 	r.sum()
+	r.addUncased(s.Backend.Seed(), match)
 	r.Took = time.Since(begin)
 	return r, ctx.Err()
+}
+
+// addUncased adds the rows of the backend's kind for which there is no case.
+func (r *Report) addUncased(seed bool, match *regexp.Regexp) {
+	for _, row := range Rows() {
+		if row.Why != "" && (row.ID[0] == 'A') == seed && (match == nil || match.MatchString(row.ID)) {
+			r.Rows = append(r.Rows, RowVerdict{Row: row, Status: NoCase})
+		}
+	}
 }
 
 // kinds returns the kinds of memory that a case runs with.

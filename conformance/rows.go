@@ -13,6 +13,8 @@ import (
 type Row struct {
 	ID   string `json:"id"`
 	Text string `json:"text"`
+	// Why says why there is no case; empty where there is one.
+	Why string `json:"why,omitempty"`
 }
 
 // Rows returns every row, in order. The slice is the caller's.

@@ -110,7 +110,11 @@ func runConformance(ctx context.Context, w io.Writer, open func() (conformance.B
 func writeConformance(w io.Writer, r *conformance.Report) error {
 	var b strings.Builder
 	for _, v := range r.Rows {
-		fmt.Fprintf(&b, "%-4s  %-18s  %s\n%26s%s\n", v.Status, v.ID, v.Text, "", strings.Join(v.Cases, ", "))
+		what := strings.Join(v.Cases, ", ")
+		if v.Status == conformance.NoCase {
+			what = v.Why
+		}
+		fmt.Fprintf(&b, "%-4s  %-18s  %s\n%26s%s\n", v.Status, v.ID, v.Text, "", what)
 	}
 	for _, status := range []conformance.Status{conformance.Skip, conformance.Fail} {
 		sep := "\n"
