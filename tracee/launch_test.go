@@ -241,7 +241,10 @@ func TestCompat(t *testing.T) {
 	}
 	err := exec.Command(bin).Run()
 	_, ran := errors.AsType[*exec.ExitError](err)
-	testutil.Need(t, ran, "the kernel runs no 32-bit programs")
+	if !ran {
+		// Nothing could mend that, nor is there anything to be told then.
+		t.Skip("the kernel runs no 32-bit programs")
+	}
 
 	if _, err := Start(Options{Path: bin}); !errors.Is(err, ErrCompat) {
 		t.Errorf("a 32-bit program: %v", err)

@@ -175,13 +175,21 @@ func (p *Process) Kill() {
 
 // destroy drops all memory. Calls through descriptors find the space dead.
 func (as *space) destroy() {
+	var asked []*uffd
 	as.mu.Lock()
-	defer as.mu.Unlock()
 	as.dead = true
 	for v := as.vmas.find(0); v != nil; v = as.vmas.find(0) {
+		if v.uffd != nil && !slices.Contains(asked, v.uffd) {
+			asked = append(asked, v.uffd)
+		}
 		as.drop(v)
 	}
 	as.pt.trim(mem.Range{Start: 0, End: 1 << topShift << 8})
+	as.mu.Unlock()
+	// Threads of others may wait for pages of a mirror, which nobody can bring now.
+	for _, u := range asked {
+		u.faults.wakeAll()
+	}
 }
 
 // drop unmaps all of v without a word to its descriptor.

@@ -57,13 +57,6 @@ func (th *Thread) memory(as *space, off mem.Addr, segments []Segment, write bool
 	return done, 0
 }
 
-// gone reports whether the process of the space has left it.
-func (as *space) gone() bool {
-	as.mu.RLock()
-	defer as.mu.RUnlock()
-	return as.dead
-}
-
 // Mincore stores for every page of a range a byte at vec: 1 if it is there, or
 // its object has it, and 0 if not. It brings nothing in. A hole is ENOMEM, with
 // what comes before it stored.
