@@ -75,12 +75,13 @@ func TestProgram(t *testing.T) {
 // same table of descriptors, which read from a pipe, and the other way round, for
 // each of whose messages a tenth of a second was waited; the vDSO, of which parts
 // were to lose their permissions; a descriptor that was taken by a process that
-// had none, which read from a pipe; and a request's argument that is missing,
+// had none, which read from a pipe; a process_vm_readv of a process that dies, which
+// slept for ever; and a request's argument that is missing,
 // which the message said was written.
 func TestOdd(t *testing.T) {
 	program := workload.Build(t, "uffdodd")
 	faultline := command(t)
-	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "holes", "unwatched", "leave", "signal", "table", "many", "vdso", "taken", "argument"} {
+	for _, name := range []string{"forkread", "forkpoll", "malformed", "vector", "hole", "holes", "unwatched", "leave", "signal", "table", "many", "vdso", "taken", "bereft", "argument"} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()

@@ -13,7 +13,7 @@ var excuses = []struct{ why, titles string }{
 	{"the event of fork(2) is there for everybody, by intent", `handshake/fork-needs-privilege`},
 	{"the call and the device are there for everybody, by intent", `create/(device-without-privilege|privilege-before-flags)`},
 	{"its processes are traced by us, and nothing can be traced by two", `delivery/ptrace/.*`},
-	{"the memory of a process that has died is gone, and who reads it by process_vm_readv gets EFAULT", `delivery/reader-outlives-process/.*`},
+	{"the memory of a process that has died is gone, and who reads it by process_vm_readv gets ESRCH", `delivery/reader-outlives-process/.*`},
 	{"no bit of the pagemap tells whether a page, once shared with a child, was written since: it is moved", `move/shared-after-fork/anon`},
 }
 

@@ -18,6 +18,7 @@
 //	                    than its page
 //	uffdodd vdso        memory of the kernel's own cannot be registered
 //	uffdodd taken       a process takes the descriptor of another, and serves
+//	uffdodd bereft      a process reads the memory of another, which dies
 //	uffdodd argument    the argument of a request is missing memory itself
 
 #define _GNU_SOURCE
@@ -452,6 +453,41 @@ static void taken(void)
 	CHECK(waitpid(child, &st, 0) == child && st == 0);
 }
 
+// On the kernel the memory stays as long as somebody reads it.
+static void bereft(void)
+{
+	static char *at;
+	int told[2], st;
+	CHECK(!pipe(told));
+	at = map(PAGE, PROT_READ | PROT_WRITE);
+	pid_t owner = fork();
+	CHECK(owner >= 0);
+	if (owner == 0) {
+		open_uffd(1);
+		watch(at, PAGE);
+		CHECK(write(told[1], &fd, sizeof fd) == sizeof fd);
+		for (;;)
+			pause();
+	}
+	int number, p = syscall(SYS_pidfd_open, owner, 0);
+	CHECK(p >= 0 && read(told[0], &number, sizeof number) == sizeof number);
+	fd = syscall(SYS_pidfd_getfd, p, number, 0);
+	CHECK(fd >= 0);
+	pid_t reader = fork();
+	CHECK(reader >= 0);
+	if (reader == 0) {
+		char b;
+		struct iovec to = {&b, 1}, from = {at, 1};
+		_exit(process_vm_readv(owner, &to, 1, &from, 1, 0) == 1 && b == 7 ? 7 : 8);
+	}
+	struct uffd_msg m;
+	CHECK(read(fd, &m, sizeof m) == sizeof m && m.event == UFFD_EVENT_PAGEFAULT);
+	CHECK(!kill(owner, SIGKILL) && waitpid(owner, &st, 0) == owner);
+	struct uffdio_copy c = {.dst = (unsigned long)at, .src = (unsigned long)source, .len = PAGE};
+	int want = ioctl(fd, UFFDIO_COPY, &c) ? 8 : 7;
+	CHECK(waitpid(reader, &st, 0) == reader && WIFEXITED(st) && WEXITSTATUS(st) == want);
+}
+
 static unsigned long flags;
 
 static void *fault_flags(void *unused)
@@ -484,7 +520,7 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} all[] = {{"forkread", forkread}, {"forkpoll", forkpoll}, {"malformed", malformed}, {"vector", vector},
 		   {"hole", hole}, {"holes", holes}, {"unwatched", unwatched}, {"leave", leave}, {"signal", signals}, {"table", table}, {"many", many},
-		   {"vdso", vdso}, {"taken", taken}, {"argument", argument}};
+		   {"vdso", vdso}, {"taken", taken}, {"bereft", bereft}, {"argument", argument}};
 	source = map(PAGE, PROT_READ | PROT_WRITE);
 	memset(source, 7, PAGE);
 	for (size_t i = 0; argc == 2 && i < sizeof all / sizeof *all; i++)
