@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/workload/measure"
+	"github.com/faultline-go/faultline/runner/internal/runtest"
 )
 
 const (
@@ -46,7 +45,7 @@ type scene struct {
 
 // victim is faultline with a program under it.
 type victim struct {
-	*run
+	*runtest.Run
 	program string // its file
 	stderr  *os.File
 	stdin   io.WriteCloser
@@ -61,50 +60,26 @@ type victim struct {
 // start begins a scene. What is left of it when the test ends is killed.
 func (s *scene) start(t *testing.T) *victim {
 	t.Helper()
-	bin := command(t)
-	outside := t.TempDir()
-	args := append([]string{"run", "--limit", fmt.Sprint(s.limit), "--store", s.store, "--json", "--stats", "--"}, s.args...)
-	v := &victim{run: &run{
-		id:    fmt.Sprintf("%d-%d", os.Getpid(), runs.Add(1)),
-		cmd:   exec.Command(bin, args...),
-		tmp:   filepath.Join(outside, "tmp"),
-		ended: make(chan struct{}),
-	}}
-	v.program = s.args[0]
+	bin := runtest.Command(t)
+	args := append([]string{bin, "run", "--limit", fmt.Sprint(s.limit), "--store", s.store, "--json", "--stats", "--"}, s.args...)
+	v := &victim{Run: runtest.New(t, args...), program: s.args[0]}
 	v.more.L = &v.mu
-	if err := os.Mkdir(v.tmp, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	v.stderr = create(t, outside, "stderr")
+	v.stderr = runtest.Create(t, t.TempDir(), "stderr")
 	out, in, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.cmd.Stdout, v.cmd.Stderr = in, v.stderr
-	v.cmd.Env = append(os.Environ(), marker+"="+v.id, "TMPDIR="+v.tmp, "GOTRACEBACK=all", "LC_ALL=C")
-	v.cmd.Env = append(v.cmd.Env, s.env...)
+	v.Cmd.Stdout, v.Cmd.Stderr = in, v.stderr
+	v.Cmd.Env = append(v.Cmd.Env, s.env...)
 	if s.stdin {
-		if v.stdin, err = v.cmd.StdinPipe(); err != nil {
+		if v.stdin, err = v.Cmd.StdinPipe(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	err = v.cmd.Start()
+	t.Cleanup(func() { v.stderr.Close() })
+	v.Start(t)
 	in.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
 	go v.read(out)
-	go func() {
-		v.err = v.cmd.Wait()
-		close(v.ended)
-	}()
-	t.Cleanup(func() {
-		for len(killMarked(v.id)) > 0 {
-			time.Sleep(time.Millisecond)
-		}
-		<-v.ended
-		v.stderr.Close()
-	})
 	return v
 }
 
@@ -150,7 +125,7 @@ func (v *victim) expect(t *testing.T, prefix string) int {
 		}
 		if v.eof || late {
 			t.Fatalf("%q did not come; lines %q, stderr:\n%s\n%s",
-				prefix, v.lines[max(0, len(v.lines)-20):], tail(contents(t, v.stderr)), postMortem(v.id))
+				prefix, v.lines[max(0, len(v.lines)-20):], runtest.Tail(runtest.Contents(t, v.stderr)), v.PostMortem())
 		}
 		v.more.Wait()
 	}
@@ -186,9 +161,9 @@ func comm(pid int) string {
 // agents lists those that live: tasks of our name that have the memory of a
 // program.
 func (v *victim) agents() (list []int) {
-	all := marked(v.id)
+	all := v.Processes()
 	for _, pid := range all {
-		if pid == v.pid() || comm(pid) != measure.AgentName {
+		if pid == v.PID() || comm(pid) != measure.AgentName {
 			continue
 		}
 		if slices.ContainsFunc(all, func(o int) bool { return comm(o) != measure.AgentName && measure.SharesMemory(o, pid) }) {
@@ -203,14 +178,14 @@ func (v *victim) agents() (list []int) {
 func (v *victim) target(t *testing.T) int {
 	t.Helper()
 	for until := time.Now().Add(atOnce); time.Now().Before(until); time.Sleep(time.Millisecond) {
-		for _, pid := range measure.Tree(v.pid()) {
+		for _, pid := range measure.Tree(v.PID()) {
 			argv, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 			if name, _, _ := strings.Cut(string(argv), "\x00"); name == v.program {
 				return pid
 			}
 		}
 	}
-	t.Fatalf("there is no program: %s", postMortem(v.id))
+	t.Fatalf("there is no program: %s", v.PostMortem())
 	return 0
 }
 
@@ -225,12 +200,12 @@ func (v *victim) agent(t *testing.T, old ...int) int {
 			}
 		}
 		select {
-		case <-v.ended:
+		case <-v.Ended:
 			return 0
 		default:
 		}
 	}
-	t.Fatalf("no agent has come; stderr:\n%s\n%s", tail(contents(t, v.stderr)), postMortem(v.id))
+	t.Fatalf("no agent has come; stderr:\n%s\n%s", runtest.Tail(runtest.Contents(t, v.stderr)), v.PostMortem())
 	return 0
 }
 
@@ -243,7 +218,7 @@ type death struct {
 // everybody opens all that lives of the run, so that its death can be told
 // from that of another which was given its number.
 func (v *victim) everybody() (list []death) {
-	for _, pid := range marked(v.id) {
+	for _, pid := range v.Processes() {
 		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
 			list = append(list, death{pid, fd, comm(pid)})
 		}
@@ -264,7 +239,7 @@ func (v *victim) mustDie(t *testing.T, list []death) time.Duration {
 				continue
 			}
 			if n != 1 || err != nil {
-				t.Errorf("%d %s lives on: %v\n%s", d.pid, d.comm, err, postMortem(v.id))
+				t.Errorf("%d %s lives on: %v\n%s", d.pid, d.comm, err, v.PostMortem())
 			}
 			break
 		}
@@ -283,10 +258,10 @@ func (v *victim) kill(t *testing.T, pid int, sig syscall.Signal) {
 
 // finish waits for the end and holds what must be true of every end: nobody
 // saw a wrong page, and nothing is left. It returns the outcome.
-func (v *victim) finish(t *testing.T) *outcome {
+func (v *victim) finish(t *testing.T) *runtest.Outcome {
 	t.Helper()
-	v.await(t, endurance)
-	v.nothingLeft(t)
+	v.Await(t, endurance)
+	v.NothingLeft(t)
 	v.mu.Lock()
 	timer := time.AfterFunc(atOnce, func() { v.more.Broadcast() })
 	for began := time.Now(); !v.eof && time.Since(began) < atOnce; {
@@ -297,20 +272,20 @@ func (v *victim) finish(t *testing.T) *outcome {
 	}
 	v.mu.Unlock()
 	timer.Stop()
-	o := &outcome{stderr: contents(t, v.stderr)}
-	o.status, _ = v.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	o.split(t)
-	if len(o.stderr) > 0 || o.status.ExitStatus() == wrongStatus {
-		t.Errorf("%v: status %#x, stderr:\n%s", v.cmd.Args, o.status, tail(o.stderr))
+	o := &runtest.Outcome{Stderr: runtest.Contents(t, v.stderr)}
+	o.Status, _ = v.Cmd.ProcessState.Sys().(syscall.WaitStatus)
+	o.Split(t)
+	if len(o.Stderr) > 0 || o.Status.ExitStatus() == wrongStatus {
+		t.Errorf("%v: status %#x, stderr:\n%s", v.Cmd.Args, o.Status, runtest.Tail(o.Stderr))
 	}
 	return o
 }
 
 // quiet holds that faultline had nothing to say, except that for a moment
 // nothing could leave: a fork makes pages unmovable until they are copied.
-func (o *outcome) quiet(t *testing.T) {
+func quiet(t *testing.T, o *runtest.Outcome) {
 	t.Helper()
-	for _, n := range o.notes {
+	for _, n := range o.Notes {
 		if strings.Contains(n, "memory grows past the limit") || strings.Contains(n, "can leave memory again") {
 			t.Log(n)
 			continue
@@ -320,14 +295,14 @@ func (o *outcome) quiet(t *testing.T) {
 }
 
 // mustExit is finish, and holds that the status is code and no page was lost.
-func (v *victim) mustExit(t *testing.T, code int) *outcome {
+func (v *victim) mustExit(t *testing.T, code int) *runtest.Outcome {
 	t.Helper()
 	o := v.finish(t)
-	if o.status.ExitStatus() != code {
-		t.Errorf("%v: status %#x, want %d; notes:\n%s", v.cmd.Args, o.status, code, strings.Join(o.notes, "\n"))
+	if o.Status.ExitStatus() != code {
+		t.Errorf("%v: status %#x, want %d; notes:\n%s", v.Cmd.Args, o.Status, code, strings.Join(o.Notes, "\n"))
 	}
-	if o.stats == nil || o.stats.Pages.Lost != 0 || o.stats.Pages.Out == 0 {
-		t.Errorf("%v: %+v", v.cmd.Args, o.stats)
+	if o.Stats == nil || o.Stats.Pages.Lost != 0 || o.Stats.Pages.Out == 0 {
+		t.Errorf("%v: %+v", v.Cmd.Args, o.Stats)
 	}
 	return o
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/workload"
+	"github.com/faultline-go/faultline/runner/internal/runtest"
 )
 
 // suffererSource is a program that verifies itself while bad things happen.
@@ -299,11 +300,11 @@ int main(int argc, char **argv)
 `
 
 var suffererOnce = sync.OnceValues(func() (string, error) {
-	source := filepath.Join(buildDir, "sufferer.c")
+	source := filepath.Join(runtest.Dir, "sufferer.c")
 	if err := os.WriteFile(source, []byte(suffererSource), 0o600); err != nil {
 		return "", err
 	}
-	path := filepath.Join(buildDir, "sufferer")
+	path := filepath.Join(runtest.Dir, "sufferer")
 	out, err := exec.Command("cc", "-O2", "-Wall", "-Wextra", "-pthread",
 		"-I", "../internal/workload/csrc", "-o", path, source).CombinedOutput()
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/faultline-go/faultline/internal/testutil"
 	"github.com/faultline-go/faultline/internal/workload/measure"
+	"github.com/faultline-go/faultline/runner/internal/runtest"
 )
 
 // headBytes is what a store file begins with, and no page is in.
@@ -29,7 +30,7 @@ const headBytes = 4096
 // filed is a scene with more pages outside than a store keeps in memory
 // before it writes them to its file.
 func filed(t *testing.T, url string) *scene {
-	return &scene{limit: 4 * mib, store: url, args: []string{sufferer(t), "check", "40", "5"}}
+	return &scene{limit: 4 * runtest.MiB, store: url, args: []string{sufferer(t), "check", "40", "5"}}
 }
 
 // passes waits for some more passes of the program over all of its memory.
@@ -50,7 +51,7 @@ func (v *victim) judge(t *testing.T) int {
 	v.kill(t, v.target(t), syscall.SIGUSR1)
 	o := v.finish(t)
 	named := make(map[uint64]bool)
-	for _, n := range o.notes {
+	for _, n := range o.Notes {
 		if m := lostPage.FindStringSubmatch(n); m != nil {
 			addr, err := strconv.ParseUint(m[1], 0, 64)
 			if err != nil {
@@ -68,23 +69,23 @@ func (v *victim) judge(t *testing.T) int {
 		}
 	}
 	switch {
-	case o.status.ExitStatus() == 0:
-	case o.status.Signaled() && o.status.Signal() == syscall.SIGBUS && len(named) > 0:
+	case o.Status.ExitStatus() == 0:
+	case o.Status.Signaled() && o.Status.Signal() == syscall.SIGBUS && len(named) > 0:
 		// A page that the program cannot do without: its C library's.
 	default:
-		t.Errorf("status %#x", o.status)
+		t.Errorf("status %#x", o.Status)
 	}
-	if o.stats == nil || o.stats.Pages.Lost != int64(len(named)) {
-		t.Errorf("%d pages were named, %+v", len(named), o.stats)
+	if o.Stats == nil || o.Stats.Pages.Lost != int64(len(named)) {
+		t.Errorf("%d pages were named, %+v", len(named), o.Stats)
 	}
-	t.Logf("%d pages lost, %d of them touched, status %#x", len(named), len(touched), o.status)
+	t.Logf("%d pages lost, %d of them touched, status %#x", len(named), len(touched), o.Status)
 	return len(touched)
 }
 
 // A page whose place in the file is gone is lost, and is never zeros.
 func TestStoreTruncated(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 5))
-	for i := range smaller(6, 2) {
+	for i := range runtest.Smaller(6, 2) {
 		path := filepath.Join(t.TempDir(), "pages")
 		v := filed(t, "file:"+path).start(t)
 		v.expect(t, "ok")
@@ -118,7 +119,7 @@ func TestStoreFlipped(t *testing.T) {
 	}
 	defer f.Close()
 	flips := 0
-	for range smaller(10, 3) {
+	for range runtest.Smaller(10, 3) {
 		st, err := f.Stat()
 		if err != nil {
 			t.Fatal(err)
@@ -173,19 +174,19 @@ func enlarge(t *testing.T, dir string, bytes int) {
 func (v *victim) mustShrink(t *testing.T, s *scene) {
 	t.Helper()
 	pid := []int{v.target(t)}
-	allowed := s.limit + 4*mib + s.limit/100
+	allowed := s.limit + 4*runtest.MiB + s.limit/100
 	size := measure.Bounded(pid)
 	for until := time.Now().Add(atOnce); size > allowed && time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
 		size = measure.Bounded(pid)
 	}
 	if size > allowed {
-		t.Errorf("%d MiB are resident though there is room for them outside\n%s", size>>20, tail(contents(t, v.stderr)))
+		t.Errorf("%d MiB are resident though there is room for them outside\n%s", size>>20, runtest.Tail(runtest.Contents(t, v.stderr)))
 	}
 }
 
 // warnings counts the lines that faultline has written with a text in them.
-func (o *outcome) warnings(text string) (n int) {
-	for _, note := range o.notes {
+func warnings(o *runtest.Outcome, text string) (n int) {
+	for _, note := range o.Notes {
 		if strings.Contains(note, text) {
 			n++
 		}
@@ -204,27 +205,27 @@ func (v *victim) mustWarnOnce(t *testing.T) {
 	t.Helper()
 	v.kill(t, v.target(t), syscall.SIGUSR1)
 	o := v.mustExit(t, 0)
-	for _, n := range o.notes {
+	for _, n := range o.Notes {
 		t.Log(n)
 	}
-	if n := o.warnings(storeWarning + ";"); n != 1 {
+	if n := warnings(o, storeWarning+";"); n != 1 {
 		t.Errorf("%d warnings that the store is full", n)
 	}
-	if n := o.warnings(growWarning); n != 1 {
+	if n := warnings(o, growWarning); n != 1 {
 		t.Errorf("%d warnings that memory grows", n)
 	}
 }
 
 // On a full disk the pages stay in memory; when there is room again they leave.
 func TestDiskFull(t *testing.T) {
-	dir := small(t, 6*mib)
+	dir := small(t, 6*runtest.MiB)
 	s := filed(t, "file:"+filepath.Join(dir, "pages"))
 	v := s.start(t)
 	v.passes(t, 4)
 	if size := measure.Bounded([]int{v.target(t)}); size < 2*s.limit {
 		t.Errorf("%d bytes are resident: the disk was not full", size)
 	}
-	enlarge(t, dir, 64*mib)
+	enlarge(t, dir, 64*runtest.MiB)
 	v.mustShrink(t, s)
 	v.passes(t, 2)
 	v.mustWarnOnce(t)
@@ -253,12 +254,12 @@ func TestStoreFull(t *testing.T) {
 // that is mounted, and returns the device and the mount point.
 func loop(t *testing.T, dir string) (mount, dev string) {
 	t.Helper()
-	losetup, mkfs := tool(t, "losetup"), tool(t, "mkfs.ext2")
+	losetup, mkfs := runtest.Tool(t, "losetup"), runtest.Tool(t, "mkfs.ext2")
 	image := filepath.Join(dir, "image")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(image, 96*mib); err != nil {
+	if err := os.Truncate(image, 96*runtest.MiB); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command(losetup, "--find", "--show", image).CombinedOutput()
@@ -290,12 +291,12 @@ func loop(t *testing.T, dir string) (mount, dev string) {
 // A device that says EIO when what was written reaches it, long after write(2)
 // had taken it: what is under the file system is full.
 func TestDeviceFull(t *testing.T) {
-	dir := small(t, 8*mib)
+	dir := small(t, 8*runtest.MiB)
 	mount, _ := loop(t, dir)
 	s := filed(t, "file:"+filepath.Join(mount, "pages"))
 	v := s.start(t)
 	v.passes(t, 4)
-	enlarge(t, dir, 128*mib)
+	enlarge(t, dir, 128*runtest.MiB)
 	v.mustShrink(t, s)
 	v.passes(t, 2)
 	v.mustWarnOnce(t)
@@ -305,8 +306,8 @@ func TestDeviceFull(t *testing.T) {
 // nothing under the file system. What was on it and nowhere else is lost, and
 // the user is told; nothing else is.
 func TestDeviceGone(t *testing.T) {
-	losetup := tool(t, "losetup")
-	dir := small(t, 128*mib)
+	losetup := runtest.Tool(t, "losetup")
+	dir := small(t, 128*runtest.MiB)
 	mount, dev := loop(t, dir)
 	path := filepath.Join(mount, "pages")
 	v := filed(t, "file:"+path).start(t)
@@ -347,12 +348,12 @@ func TestStoreDirectoryRemoved(t *testing.T) {
 	}
 	v.passes(t, 2)
 	v.kill(t, v.target(t), syscall.SIGUSR1)
-	v.mustExit(t, 0).quiet(t)
+	quiet(t, v.mustExit(t, 0))
 }
 
 // A store that cannot be opened is one line and status 125, and no program.
 func TestStoreRefused(t *testing.T) {
-	bin := command(t)
+	bin := runtest.Command(t)
 	testutil.Need(t, os.Geteuid() == 0, "needs root to make directories read-only")
 	f, err := os.Open(bin)
 	if err != nil {
@@ -367,7 +368,7 @@ func TestStoreRefused(t *testing.T) {
 		"tiny":    `mount --make-rprivate / && mount -t tmpfs -o nr_inodes=1 none "$TMPDIR" && exec /proc/self/fd/3 run --limit 16MiB --store "file:$TMPDIR/pages" -- /bin/echo no`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.Command(tool(t, "sh"), "-c", script)
+			cmd := exec.Command(runtest.Tool(t, "sh"), "-c", script)
 			cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
 			cmd.ExtraFiles = []*os.File{f}
 			cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}

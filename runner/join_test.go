@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/faultline-go/faultline/internal/workload"
+	"github.com/faultline-go/faultline/runner/internal/runtest"
 )
 
 // TestJoinOfThreadWhoseStackWasOutside: an exiting task gets no fault served
@@ -15,9 +16,9 @@ import (
 // memory when a thread ends. It was not kept there once, and the program
 // waited for ever.
 func TestJoinOfThreadWhoseStackWasOutside(t *testing.T) {
-	same(t, program{
-		args:  []string{workload.Build(t, "join"), "40", "64"},
-		limit: 4 * mib, stores: []string{"mem:"}, stderr: true,
+	runtest.Same(t, runtest.Program{
+		Args:  []string{workload.Build(t, "join"), "40", "64"},
+		Limit: 4 * runtest.MiB, Stores: []string{"mem:"}, Stderr: true,
 	})
 }
 
@@ -28,9 +29,9 @@ func TestJoinOfThreadWhoseStackWasOutside(t *testing.T) {
 func TestFirstThreadHasEnded(t *testing.T) {
 	for _, engine := range []string{"kernel", "user"} {
 		t.Run(engine, func(t *testing.T) {
-			same(t, program{
-				args:  []string{workload.Build(t, "procs"), "24", "7", "leader-ends"},
-				limit: 4 * mib, stores: []string{"mem:"}, stderr: true, engine: engine,
+			runtest.Same(t, runtest.Program{
+				Args:  []string{workload.Build(t, "procs"), "24", "7", "leader-ends"},
+				Limit: 4 * runtest.MiB, Stores: []string{"mem:"}, Stderr: true, Engine: engine,
 			})
 		})
 	}

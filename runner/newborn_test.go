@@ -15,6 +15,7 @@ import (
 
 	"github.com/faultline-go/faultline/internal/workload"
 	"github.com/faultline-go/faultline/internal/workload/measure"
+	"github.com/faultline-go/faultline/runner/internal/runtest"
 )
 
 // TestWriteOfAChildComesShort: a forked child got its agent when the first of its pages
@@ -32,11 +33,11 @@ func TestChildInALongCallIsNotBounded(t *testing.T) {
 }
 
 func newborn(t *testing.T, how string) {
-	const limit = 8 * mib
-	same(t, program{
-		args:  []string{workload.Build(t, "newborn"), "64", how},
-		limit: limit, stores: []string{"mem:"}, bounded: true, stderr: true,
-		slack: limit, // a fork makes copies of what is resident
+	const limit = 8 * runtest.MiB
+	runtest.Same(t, runtest.Program{
+		Args:  []string{workload.Build(t, "newborn"), "64", how},
+		Limit: limit, Stores: []string{"mem:"}, Bounded: true, Stderr: true,
+		Slack: limit, // a fork makes copies of what is resident
 	})
 }
 

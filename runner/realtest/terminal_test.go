@@ -2,7 +2,7 @@
 
 //go:build linux && (amd64 || arm64)
 
-package runner_test
+package realtest
 
 import (
 	"bytes"
@@ -18,12 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-go/faultline/internal/testutil"
+	"github.com/faultline-go/faultline/runner/internal/runtest"
 )
 
 // terminal is a shell on a pseudo-terminal, and what it has printed.
 type terminal struct {
 	t      *testing.T
-	r      *run
+	r      *runtest.Run
 	master *os.File
 	chunks chan []byte
 	text   bytes.Buffer // all that came
@@ -59,18 +60,11 @@ func openTerminal(t *testing.T, env []string, args ...string) *terminal {
 	if err := unix.IoctlSetTermios(int(slave.Fd()), unix.TCSETS, tio); err != nil {
 		t.Fatal(err)
 	}
-	r := &run{id: newID(), tmp: t.TempDir(), ended: make(chan struct{}), cmd: exec.Command(args[0], args[1:]...)}
-	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = slave, slave, slave
-	r.cmd.Env = append(append(os.Environ(), marker+"="+r.id, "TMPDIR="+r.tmp, "LC_ALL=C", "PS1=", "HISTFILE="), env...)
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { killMarked(r.id) })
-	go func() {
-		r.err = r.cmd.Wait()
-		close(r.ended)
-	}()
+	r := runtest.New(t, args...)
+	r.Cmd.Stdin, r.Cmd.Stdout, r.Cmd.Stderr = slave, slave, slave
+	r.Cmd.Env = append(append(r.Cmd.Env, "PS1=", "HISTFILE="), env...)
+	r.Cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+	r.Start(t)
 	tt := &terminal{t: t, r: r, master: master, chunks: make(chan []byte, 16)}
 	go func() {
 		defer close(tt.chunks)
@@ -109,7 +103,7 @@ func (tt *terminal) play(steps [][2]string) {
 				}
 				tt.text.Write(chunk)
 			case <-timer.C:
-				tt.t.Fatalf("step %d, %q: %q does not come after %q\n%s", i, s[0], s[1], &tt.text, postMortem(tt.r.id))
+				tt.t.Fatalf("step %d, %q: %q does not come after %q\n%s", i, s[0], s[1], &tt.text, tt.r.PostMortem())
 			}
 		}
 	}
@@ -139,7 +133,7 @@ const grow = `a=$(seq 400000)`
 // before it says so may be discarded by the control character behind it. It
 // makes no processes: one that is stopped in vfork hangs its parent.
 func sitter(t *testing.T) string {
-	return tool(t, "python3") + ` -c 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); ` +
+	return runtest.Tool(t, "python3") + ` -c 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); ` +
 		`signal.signal(signal.SIGCONT, lambda *_: print("back", flush=True)); ` +
 		`b = bytearray(16 << 20); b[::4096] = b"x" * 4096; print("ready", flush=True)` + "\n" +
 		`while 1: time.sleep(0.01)'`
@@ -149,7 +143,7 @@ func sitter(t *testing.T) string {
 // faultline: where it is the job of a shell with job control, and where the
 // shell is the program.
 func TestTerminal(t *testing.T) {
-	bash := tool(t, "bash")
+	bash := runtest.Tool(t, "bash")
 	reader := `run bash -c '` + grow + `; echo ready; ` +
 		`while read -r line; do echo "read: $line ${#a}"; done; exit 6'` + "\n"
 	for _, c := range []struct {
@@ -206,7 +200,7 @@ func TestTerminal(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			bin := command(t)
+			bin := runtest.Command(t)
 			var alone string
 			for _, under := range []string{"", bin} {
 				args := []string{bash, "--norc", "--noprofile", "--noediting", "-i"}
@@ -215,12 +209,12 @@ func TestTerminal(t *testing.T) {
 				}
 				tt := openTerminal(t, []string{"PATH=" + wrapper(t, under) + ":" + os.Getenv("PATH")}, args...)
 				tt.play(c.steps)
-				tt.r.await(t, 20*time.Second)
+				tt.r.Await(t, 20*time.Second)
 				for chunk := range tt.chunks {
 					tt.text.Write(chunk)
 				}
-				tt.r.nothingLeft(t)
-				text := fmt.Sprintf("%s%v", settle(tt.text.String()), tt.r.cmd.ProcessState)
+				tt.r.NothingLeft(t)
+				text := fmt.Sprintf("%s%v", settle(tt.text.String()), tt.r.Cmd.ProcessState)
 				if under == "" {
 					alone = text
 				} else if text != alone {
@@ -252,8 +246,8 @@ func settle(text string) string {
 // TestFatalSignals kills engaged programs by each signal that can kill, from
 // within: whoever waits for faultline sees the same as for the program.
 func TestFatalSignals(t *testing.T) {
-	bash := tool(t, "bash")
-	bin := command(t)
+	bash := runtest.Tool(t, "bash")
+	bin := runtest.Command(t)
 	for sig := 1; sig <= 64; sig++ {
 		if sig == 32 || sig == 33 { // the C library's own
 			continue
@@ -261,19 +255,19 @@ func TestFatalSignals(t *testing.T) {
 		if testing.Short() && sig > 15 && sig%8 != 0 {
 			continue
 		}
-		p := program{limit: 2 * mib}
+		p := runtest.Program{Limit: 2 * runtest.MiB}
 		args := []string{bash, "-c", "ulimit -c 0; " + grow + fmt.Sprintf("; kill -%d $$; kill -CONT $$; echo alive ${#a}", sig)}
 		if sig >= 19 && sig <= 22 {
 			continue // these stop; see TestStopped
 		}
-		alone := p.run(t, args)
-		o := p.run(t, append([]string{bin, "run", "--limit", "2MiB", "--store", "mem:", "--stats", "--json", "--"}, args...))
-		o.split(t)
-		if o.status != alone.status || !bytes.Equal(o.stdout, alone.stdout) {
-			t.Errorf("signal %d: status %#x, %q; alone %#x, %q", sig, o.status, o.stdout, alone.status, alone.stdout)
+		alone := p.Run(t, args)
+		o := p.Run(t, append([]string{bin, "run", "--limit", "2MiB", "--store", "mem:", "--stats", "--json", "--"}, args...))
+		o.Split(t)
+		if o.Status != alone.Status || !bytes.Equal(o.Stdout, alone.Stdout) {
+			t.Errorf("signal %d: status %#x, %q; alone %#x, %q", sig, o.Status, o.Stdout, alone.Status, alone.Stdout)
 		}
-		if o.stats == nil || o.stats.Engaged == 0 {
-			t.Errorf("signal %d: not engaged: %+v, %s", sig, o.stats, o.stderr)
+		if o.Stats == nil || o.Stats.Engaged == 0 {
+			t.Errorf("signal %d: not engaged: %+v, %s", sig, o.Stats, o.Stderr)
 		}
 	}
 }
@@ -281,13 +275,13 @@ func TestFatalSignals(t *testing.T) {
 // TestStopped stops and continues a program many times while its pages go out
 // and in.
 func TestStopped(t *testing.T) {
-	python := tool(t, "python3")
-	same(t, program{
-		args:  []string{python, script(t, "lists.py"), "60000"},
-		limit: 4 * mib, stores: []string{"mem:"}, stderr: true, group: true,
-		while: func(t *testing.T, r *run) {
+	python := runtest.Tool(t, "python3")
+	runtest.Same(t, runtest.Program{
+		Args:  []string{python, script(t, "lists.py"), "60000"},
+		Limit: 4 * runtest.MiB, Stores: []string{"mem:"}, Stderr: true, Group: true,
+		While: func(t *testing.T, r *runtest.Run) {
 			for i := range 30 {
-				if !stopJob(t, r.pid(), []syscall.Signal{unix.SIGTSTP, unix.SIGSTOP}[i%2]) {
+				if !stopJob(t, r.PID(), []syscall.Signal{unix.SIGTSTP, unix.SIGSTOP}[i%2]) {
 					return
 				}
 				time.Sleep(5 * time.Millisecond) // so that something happens
@@ -300,7 +294,7 @@ func TestStopped(t *testing.T) {
 // instruction. A child that is stopped on its way to exec holds its parent in
 // vfork(2), where that does not stop: the shell would wait for ever.
 func TestStoppedWhileStarting(t *testing.T) {
-	bin, program := command(t), tool(t, "true")
+	bin, program := runtest.Command(t), runtest.Tool(t, "true")
 	for range 10 {
 		cmd := exec.Command(bin, "run", "--limit", "16MiB", "--", program)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
@@ -326,6 +320,8 @@ func stopJob(t *testing.T, leader int, sig syscall.Signal) bool {
 	if unix.Kill(-leader, sig) != nil {
 		return false
 	}
+	// It does not decide: a job that does not stop at once does not stop at all.
+	const atOnce = 20 * time.Second
 	state := "R"
 	for until := time.Now().Add(atOnce); state != "T"; time.Sleep(time.Millisecond) {
 		var err error

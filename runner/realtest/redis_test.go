@@ -2,7 +2,7 @@
 
 //go:build linux && (amd64 || arm64)
 
-package runner_test
+package realtest
 
 import (
 	"bufio"
@@ -16,42 +16,44 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/faultline-go/faultline/runner/internal/runtest"
 )
 
 // TestRedis loads a server past the limit, has it fork to save while it is
 // written to, compares every key, and loads what was saved into a server that
 // runs alone, H14.
 func TestRedis(t *testing.T) {
-	server := tool(t, "redis-server")
+	server := runtest.Tool(t, "redis-server")
 	dir := t.TempDir()
-	p := program{
-		args: []string{server, "--port", "0", "--unixsocket", filepath.Join(dir, "s"), "--dir", dir,
+	p := runtest.Program{
+		Args: []string{server, "--port", "0", "--unixsocket", filepath.Join(dir, "s"), "--dir", dir,
 			"--save", "", "--rdb-key-save-delay", "-4", "--appendonly", "no", "--enable-debug-command", "local", "--logfile", "/dev/null"},
-		limit: uint64(smaller(24, 6)) * mib, stores: either("file:"), stderr: true,
+		Limit: uint64(runtest.Smaller(24, 6)) * runtest.MiB, Stores: either("file:"), Stderr: true,
 	}
-	keys := smaller(60_000, 15_000)
+	keys := runtest.Smaller(60_000, 15_000)
 	var digests []string // what was saved, and what there was in the end, by run
-	p.while = func(t *testing.T, r *run) {
+	p.While = func(t *testing.T, r *runtest.Run) {
 		c := dialRedis(t, r, filepath.Join(dir, "s"))
 		saved, final := loadRedis(c, keys)
 		c.do("SHUTDOWN", "NOSAVE")
 		digests = append(digests, saved+" "+final)
 		// What was saved, read by a server that is not watched by anybody.
 		again := p
-		again.while = func(t *testing.T, r *run) {
+		again.While = func(t *testing.T, r *runtest.Run) {
 			c := dialRedis(t, r, filepath.Join(dir, "s"))
 			if got := c.do("DEBUG", "DIGEST"); got != saved {
 				t.Errorf("digest %s of what was saved, want %s", got, saved)
 			}
 			c.do("SHUTDOWN", "NOSAVE")
 		}
-		r.await(t, patience)
-		again.run(t, p.args)
+		r.Await(t, runtest.Patience)
+		again.Run(t, p.Args)
 		if err := os.Remove(filepath.Join(dir, "dump.rdb")); err != nil {
 			t.Error(err)
 		}
 	}
-	same(t, p)
+	runtest.Same(t, p)
 	for _, d := range digests {
 		if d != digests[0] {
 			t.Errorf("the contents differ: %q", digests)
@@ -146,12 +148,12 @@ type redis struct {
 }
 
 // dialRedis waits for the server to answer, and to have loaded what there is.
-func dialRedis(t *testing.T, r *run, socket string) *redis {
+func dialRedis(t *testing.T, r *runtest.Run, socket string) *redis {
 	t.Helper()
 	for until := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		conn, err := net.Dial("unix", socket)
 		if err == nil {
-			_ = conn.SetDeadline(time.Now().Add(patience))
+			_ = conn.SetDeadline(time.Now().Add(runtest.Patience))
 			c := &redis{t: t, conn: conn, in: bufio.NewReader(conn), out: bufio.NewWriter(conn)}
 			t.Cleanup(func() { conn.Close() })
 			if got := c.do("PING"); got == "PONG" {
@@ -160,12 +162,12 @@ func dialRedis(t *testing.T, r *run, socket string) *redis {
 			continue
 		}
 		select {
-		case <-r.ended:
-			t.Fatalf("the server has ended: %v", r.err)
+		case <-r.Ended:
+			t.Fatalf("the server has ended: %v", r.Err)
 		default:
 		}
 		if time.Now().After(until) {
-			t.Fatalf("no server: %v\n%s", err, postMortem(r.id))
+			t.Fatalf("no server: %v\n%s", err, r.PostMortem())
 		}
 	}
 }

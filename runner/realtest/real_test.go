@@ -2,7 +2,7 @@
 
 //go:build linux && (amd64 || arm64)
 
-package runner_test
+package realtest
 
 import (
 	"bufio"
@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"github.com/faultline-go/faultline/runner/internal/runtest"
 )
 
 var both = []string{"mem:", "file:"}
@@ -19,7 +21,7 @@ var both = []string{"mem:", "file:"}
 // either returns both stores for a run that may take long, and one of them otherwise:
 // each has some of the programs.
 func either(short string) []string {
-	if smaller(1, 0) != 0 {
+	if runtest.Smaller(1, 0) != 0 {
 		return both
 	}
 	return []string{short}
@@ -38,7 +40,7 @@ func script(t *testing.T, name string) string {
 // write makes a file of what f prints.
 func write(t *testing.T, name string, f func(w *bufio.Writer)) string {
 	t.Helper()
-	file := create(t, t.TempDir(), name)
+	file := runtest.Create(t, t.TempDir(), name)
 	w := bufio.NewWriter(file)
 	f(w)
 	if err := w.Flush(); err != nil {
@@ -52,34 +54,34 @@ func write(t *testing.T, name string, f func(w *bufio.Writer)) string {
 
 // TestPython builds and sorts large lists and dicts.
 func TestPython(t *testing.T) {
-	same(t, program{
-		args:  []string{tool(t, "python3"), script(t, "lists.py"), strconv.Itoa(smaller(300_000, 100_000))},
-		limit: uint64(smaller(28, 8)) * mib, stores: either("file:"), bounded: true, stderr: true,
+	runtest.Same(t, runtest.Program{
+		Args:  []string{runtest.Tool(t, "python3"), script(t, "lists.py"), strconv.Itoa(runtest.Smaller(300_000, 100_000))},
+		Limit: uint64(runtest.Smaller(28, 8)) * runtest.MiB, Stores: either("file:"), Bounded: true, Stderr: true,
 	})
 }
 
 // TestPythonProcesses forks workers with inherited memory, and starts other
 // programs, H14.
 func TestPythonProcesses(t *testing.T) {
-	same(t, program{
-		args:  []string{tool(t, "python3"), script(t, "processes.py"), strconv.Itoa(smaller(800_000, 300_000)), strconv.Itoa(smaller(8, 3))},
-		limit: uint64(smaller(24, 10)) * mib, stores: either("mem:"), stderr: true,
+	runtest.Same(t, runtest.Program{
+		Args:  []string{runtest.Tool(t, "python3"), script(t, "processes.py"), strconv.Itoa(runtest.Smaller(800_000, 300_000)), strconv.Itoa(runtest.Smaller(8, 3))},
+		Limit: uint64(runtest.Smaller(24, 10)) * runtest.MiB, Stores: either("mem:"), Stderr: true,
 	})
 }
 
 // TestSort sorts a file that is larger than the limit, in a buffer that is
 // larger than the file.
 func TestSort(t *testing.T) {
-	sort := tool(t, "sort")
+	sort := runtest.Tool(t, "sort")
 	random := rand.New(rand.NewPCG(1, 2))
 	in := write(t, "lines", func(w *bufio.Writer) {
-		for range smaller(1_200_000, 300_000) {
+		for range runtest.Smaller(1_200_000, 300_000) {
 			fmt.Fprintf(w, "%016x %d of some words that repeat\n", random.Uint64(), random.IntN(1000))
 		}
 	})
-	same(t, program{
-		args:  []string{sort, "-S", "1G", "--parallel=2", in},
-		limit: uint64(smaller(28, 7)) * mib, stores: either("file:"), stderr: true,
+	runtest.Same(t, runtest.Program{
+		Args:  []string{sort, "-S", "1G", "--parallel=2", in},
+		Limit: uint64(runtest.Smaller(28, 7)) * runtest.MiB, Stores: either("file:"), Stderr: true,
 	})
 }
 
@@ -100,29 +102,29 @@ begin; update t set amount = 0; rollback;
 select sum(amount) from t;
 select t1.id, t2.id from t t1 join t t2 on t1.amount = t2.amount and t1.id < t2.id order by t1.id desc, t2.id limit 20;
 drop index by_name; reindex; vacuum; pragma integrity_check;
-`, smaller(600_000, 150_000))
+`, runtest.Smaller(600_000, 150_000))
 	})
-	same(t, program{
-		args: []string{tool(t, "sqlite3"), ":memory:"}, stdin: in,
-		limit: uint64(smaller(28, 7)) * mib, stores: either("mem:"), bounded: true, stderr: true,
+	runtest.Same(t, runtest.Program{
+		Args: []string{runtest.Tool(t, "sqlite3"), ":memory:"}, Stdin: in,
+		Limit: uint64(runtest.Smaller(28, 7)) * runtest.MiB, Stores: either("mem:"), Bounded: true, Stderr: true,
 	})
 }
 
 // TestNode fills the heap of another collector of garbage, which has threads
 // and code of its own making.
 func TestNode(t *testing.T) {
-	same(t, program{
-		args:  []string{tool(t, "node"), script(t, "heap.js"), strconv.Itoa(smaller(200_000, 60_000))},
-		limit: uint64(smaller(48, 20)) * mib, stores: either("file:"), bounded: true, stderr: true,
+	runtest.Same(t, runtest.Program{
+		Args:  []string{runtest.Tool(t, "node"), script(t, "heap.js"), strconv.Itoa(runtest.Smaller(200_000, 60_000))},
+		Limit: uint64(runtest.Smaller(48, 20)) * runtest.MiB, Stores: either("file:"), Bounded: true, Stderr: true,
 	})
 }
 
 // TestGCC compiles a large file: the driver, the compiler and the assembler.
 func TestGCC(t *testing.T) {
-	gcc := tool(t, "gcc")
+	gcc := runtest.Tool(t, "gcc")
 	in := write(t, "large.c", func(w *bufio.Writer) {
 		fmt.Fprintln(w, "#include <stdio.h>\n#include <string.h>\nstruct s { int a[4]; char *b; double c; };")
-		n := smaller(2500, 700)
+		n := runtest.Smaller(2500, 700)
 		for i := range n {
 			fmt.Fprintf(w, "static int f%d(struct s *s, int x) {\n\tfor (int i = 0; i < x; i++) {\n"+
 				"\t\ts->a[i & 3] += i * %d + (int)strlen(s->b);\n\t\tif (s->a[1] > %d) s->c *= 1.%d;\n\t}\n"+
@@ -132,9 +134,9 @@ func TestGCC(t *testing.T) {
 		fmt.Fprintf(w, "int main(void) { struct s s = { {0}, \"b\", 1 }; return f%d(&s, 3) & 1; }\n", n-1)
 	})
 	out := t.TempDir()
-	same(t, program{
-		args: []string{tool(t, "sh"), "-c", `"$0" -O1 -pipe -o large "$1" && ./large && od -An -tx1 -v large && rm large`, gcc, in},
-		dir:  out, limit: uint64(smaller(32, 16)) * mib, stores: either("mem:"), stderr: true,
+	runtest.Same(t, runtest.Program{
+		Args: []string{runtest.Tool(t, "sh"), "-c", `"$0" -O1 -pipe -o large "$1" && ./large && od -An -tx1 -v large && rm large`, gcc, in},
+		Dir:  out, Limit: uint64(runtest.Smaller(32, 16)) * runtest.MiB, Stores: either("mem:"), Stderr: true,
 	})
 	if left, err := os.ReadDir(out); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
@@ -143,8 +145,8 @@ func TestGCC(t *testing.T) {
 
 // TestShell runs a script of pipes and background jobs, which kills itself.
 func TestShell(t *testing.T) {
-	same(t, program{
-		args:  []string{tool(t, "bash"), script(t, "pipes.sh"), strconv.Itoa(smaller(600_000, 300_000))},
-		limit: uint64(smaller(10, 5)) * mib, stores: both, stderr: true,
+	runtest.Same(t, runtest.Program{
+		Args:  []string{runtest.Tool(t, "bash"), script(t, "pipes.sh"), strconv.Itoa(runtest.Smaller(600_000, 300_000))},
+		Limit: uint64(runtest.Smaller(10, 5)) * runtest.MiB, Stores: both, Stderr: true,
 	})
 }
