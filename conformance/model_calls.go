@@ -221,7 +221,9 @@ func (t *modelTask) read(a [6]uint64) Result {
 		b := p.data[:n:n]
 		p.data = p.data[n:]
 		p.mu.Unlock()
-		return number(t.th.CopyOut(mem.Addr(a[1]), b))
+		n, err := t.th.CopyOut(context.Background(), mem.Addr(a[1]), b)
+		errno, _ := errors.AsType[syscall.Errno](err)
+		return number(n, errno)
 	}
 	for {
 		n, errno := t.th.Read(int(a[0]), mem.Addr(a[1]), a[2])
@@ -237,12 +239,13 @@ func (t *modelTask) write(a [6]uint64) Result {
 		return number(t.th.Write(int(a[0]), mem.Addr(a[1]), a[2]))
 	}
 	b := make([]byte, a[2])
-	n, errno := t.th.CopyIn(mem.Addr(a[1]), b)
-	if errno == 0 {
+	n, err := t.th.CopyIn(context.Background(), mem.Addr(a[1]), b)
+	if err == nil {
 		p.mu.Lock()
 		p.data = append(p.data, b[:n]...)
 		p.mu.Unlock()
 	}
+	errno, _ := errors.AsType[syscall.Errno](err)
 	return number(n, errno)
 }
 

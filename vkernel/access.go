@@ -200,51 +200,76 @@ func (th *Thread) CompareAndSwap(ctx context.Context, addr mem.Addr, old, new ui
 }
 
 // CopyIn reads the thread's memory as a system call does, such as a write(2)
-// to a file: a fault on the way is one of kernel mode. It returns how many
-// bytes it got; EFAULT says that the next cannot be had.
-func (th *Thread) CopyIn(a mem.Addr, dst []byte) (n int, errno syscall.Errno) {
-	th.enter()
-	defer th.leave()
-	return th.copyIn(a, dst)
+// to a file: a fault on the way is one of kernel mode, which no signal ends but one
+// that kills. It returns how many bytes it got. Its error is EFAULT where the next cannot
+// be had, EINTR when the process dies, or that of ctx.
+func (th *Thread) CopyIn(ctx context.Context, a mem.Addr, dst []byte) (n int, err error) {
+	return th.system(ctx, a, dst, false)
 }
 
 // CopyOut writes the thread's memory like that, as a read(2) does.
-func (th *Thread) CopyOut(a mem.Addr, src []byte) (n int, errno syscall.Errno) {
+func (th *Thread) CopyOut(ctx context.Context, a mem.Addr, src []byte) (n int, err error) {
+	return th.system(ctx, a, src, true)
+}
+
+// system does an access in kernel mode that is a call of its own.
+func (th *Thread) system(ctx context.Context, a mem.Addr, buf []byte, write bool) (int, error) {
 	th.enter()
 	defer th.leave()
-	return th.copyOut(a, src)
+	at := attempt{as: th.p.as.Load(), write: write, mode: kernelMode}
+	if ctx.Done() != nil {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		at.ctx = ctx
+		defer context.AfterFunc(ctx, th.poke)()
+	}
+	n, v := th.kernelAccess(at, a, buf)
+	if v == cancelled {
+		return n, ctx.Err()
+	}
+	if errno := v.errno(); errno != 0 {
+		return n, errno
+	}
+	return n, nil
 }
 
 // copyIn reads the caller's memory in a system call. n counts the bytes
 // before the failure.
 func (th *Thread) copyIn(a mem.Addr, dst []byte) (n int, errno syscall.Errno) {
-	return th.kernelAccess(th.p.as.Load(), a, dst, false, kernelMode)
+	n, v := th.kernelAccess(attempt{as: th.p.as.Load(), mode: kernelMode}, a, dst)
+	return n, v.errno()
 }
 
 // copyOut writes the caller's memory in a system call.
 func (th *Thread) copyOut(a mem.Addr, src []byte) (n int, errno syscall.Errno) {
-	return th.kernelAccess(th.p.as.Load(), a, src, true, kernelMode)
+	n, v := th.kernelAccess(attempt{as: th.p.as.Load(), mode: kernelMode, write: true}, a, src)
+	return n, v.errno()
 }
 
-func (th *Thread) kernelAccess(as *space, a mem.Addr, buf []byte, write bool, mode accessMode) (int, syscall.Errno) {
+// kernelAccess does an access in any mode but the user's.
+func (th *Thread) kernelAccess(at attempt, a mem.Addr, buf []byte) (int, verdict) {
 	if len(buf) == 0 {
-		return 0, 0
+		return 0, retry
 	}
 	if end := a + mem.Addr(len(buf)); end < a || end > taskSize {
-		return 0, EFAULT
+		return 0, segvMap
 	}
-	force := mode == ptraceMode
-	th.at = attempt{as: as, write: write, mode: mode, force: force}
-	n, v := th.access(a, buf, &operation{write: write, force: force}, &th.at)
+	th.at = at
+	return th.access(a, buf, &operation{write: at.write, force: at.force}, &th.at)
+}
+
+// errno is what a system call says of an access that came to v.
+func (v verdict) errno() syscall.Errno {
 	switch v {
 	case retry:
-		return n, 0
+		return 0
 	case killed:
-		return n, EINTR
+		return EINTR
 	case noMemory:
-		return n, ENOMEM
+		return ENOMEM
 	}
-	return n, EFAULT
+	return EFAULT
 }
 
 // peek reads without faulting, and reports whether all was there.
@@ -299,9 +324,9 @@ func (th *Thread) remote(p *Process, addr mem.Addr, buf []byte, write bool, mode
 		return 0, ESRCH
 	}
 	defer as.leave()
-	n, errno := th.kernelAccess(as, addr, buf, write, mode)
+	n, v := th.kernelAccess(attempt{as: as, write: write, mode: mode, force: mode == ptraceMode}, addr, buf)
 	if n > 0 && mode == pinMode {
-		errno = 0
+		return n, 0
 	}
-	return n, errno
+	return n, v.errno()
 }

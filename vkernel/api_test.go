@@ -4,8 +4,10 @@ package vkernel
 
 import (
 	"context"
+	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/faultline-go/faultline/mem"
@@ -285,4 +287,59 @@ func TestPassed(t *testing.T) {
 		}
 		r.got(load, 0x77)
 	})
+}
+
+// TestAccessEndsWithItsContext: in either mode a context takes the access out of the
+// queue, also on the profile whose waits no signal ends (A.11). What lies before the missing page
+// was transferred, and who does not end is served as ever.
+func TestAccessEndsWithItsContext(t *testing.T) {
+	const before = 16
+	copied := func(n int, err error) error {
+		if n != before {
+			t.Errorf("%d bytes were transferred", n)
+		}
+		return err
+	}
+	accesses := map[string]func(ctx context.Context, th *Thread, a mem.Addr, b []byte) error{
+		"load":  func(ctx context.Context, th *Thread, a mem.Addr, b []byte) error { return th.Load(ctx, a, b) },
+		"store": func(ctx context.Context, th *Thread, a mem.Addr, b []byte) error { return th.Store(ctx, a, b) },
+		"swap": func(ctx context.Context, th *Thread, a mem.Addr, _ []byte) error {
+			_, err := th.CompareAndSwap(ctx, a+before, 0, 1)
+			return err
+		},
+		"copy in": func(ctx context.Context, th *Thread, a mem.Addr, b []byte) error {
+			return copied(th.CopyIn(ctx, a, b))
+		},
+		"copy out": func(ctx context.Context, th *Thread, a mem.Addr, b []byte) error {
+			return copied(th.CopyOut(ctx, a, b))
+		},
+	}
+	for _, profile := range []*Profile{Seed, Linux618} {
+		for name, access := range accesses {
+			inBubble(t, profile, func(r *rig) {
+				r.api(0)
+				a := r.mmap(2 * page)
+				r.got(r.store(a), 0x5a)
+				r.register(a, 2*page, missing)
+				other := r.load(a + page)
+				ctx, cancel := context.WithCancel(context.Background())
+				th, done := r.p.NewThread(), make(chan error, 1)
+				go func() { done <- access(ctx, th, a+page-before, make([]byte, 2*before)) }()
+				synctest.Wait()
+				if th.State() != InFault {
+					t.Fatalf("%s, %s: state %v", profile.Name(), name, th.State())
+				}
+				cancel()
+				if err := <-done; err != context.Canceled {
+					t.Errorf("%s, %s: %v", profile.Name(), name, err)
+				}
+				r.blocked(other)
+				if info := r.p.Fdinfo(r.fd); !strings.Contains(info, "pending:\t1\ntotal:\t1\n") {
+					t.Errorf("%s, %s: the access is still counted: %q", profile.Name(), name, info)
+				}
+				_, errno := r.ioctl(r.fd, uapi.UFFDIO_UNREGISTER, uint64(a), 2*page)
+				r.must("unregister", errno)
+			})
+		}
+	}
 }

@@ -35,9 +35,9 @@ func (th *Thread) memory(as *space, off mem.Addr, segments []Segment, write bool
 				if got, errno := th.copyIn(s.Addr, b); got < len(b) {
 					return 0, argErrno(errno)
 				}
-				n, _ = th.kernelAccess(as, off, b, true, ptraceMode)
+				n, _ = th.kernelAccess(attempt{as: as, write: true, mode: ptraceMode, force: true}, off, b)
 			} else {
-				n, _ = th.kernelAccess(as, off, b, false, ptraceMode)
+				n, _ = th.kernelAccess(attempt{as: as, mode: ptraceMode, force: true}, off, b)
 				if got, errno := th.copyOut(s.Addr, b[:n]); got < n {
 					return 0, argErrno(errno)
 				}

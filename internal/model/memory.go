@@ -250,28 +250,28 @@ func (m *machine) access(t *task, write bool, a mem.Addr, b []byte, touch func()
 
 // syscallTouch is a touch of memory by a system call, as the calls read and
 // write make it.
-func (m *machine) syscallTouch(t *task, write bool, a mem.Addr, b []byte, touch func() (int, syscall.Errno)) {
+func (m *machine) syscallTouch(t *task, write bool, a mem.Addr, b []byte, touch func() error) {
 	t.write = write
 	m.begin(t, func() func() {
-		_, errno := touch()
-		return func() {
-			var err error
-			if errno != 0 {
-				err = errno
-			}
-			m.ended(t, "kernel", a, b, err)
-		}
+		err := touch()
+		return func() { m.ended(t, "kernel", a, b, err) }
 	})
 }
 
 func doSyscallLoad(m *machine, t *task, st *step) {
 	a, b := st.args[0].r.Start, make([]byte, st.args[1].n)
-	m.syscallTouch(t, false, a, b, func() (int, syscall.Errno) { return t.th.CopyIn(a, b) })
+	m.syscallTouch(t, false, a, b, func() error {
+		_, err := t.th.CopyIn(context.Background(), a, b)
+		return err
+	})
 }
 
 func doSyscallStore(m *machine, t *task, st *step) {
 	a, b := st.args[0].r.Start, []byte(st.args[1].text)
-	m.syscallTouch(t, true, a, b, func() (int, syscall.Errno) { return t.th.CopyOut(a, b) })
+	m.syscallTouch(t, true, a, b, func() error {
+		_, err := t.th.CopyOut(context.Background(), a, b)
+		return err
+	})
 }
 
 // ended tells how a touch of memory ended.
