@@ -167,6 +167,11 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 				return true
 			})
 			as.mu.RUnlock()
+			if part.Len() >= worthTrimming {
+				as.mu.Lock()
+				as.pt.trim(part)
+				as.mu.Unlock()
+			}
 		}
 	}
 	if missing {

@@ -218,16 +218,51 @@ func (t *pageTable) zap(m *memory, r mem.Range, huge bool) {
 	})
 }
 
-// trim drops directories that r covers. Preconditions: the lock of the
-// address space is held for writing and r is zapped.
+// worthTrimming is how much must have been dropped at once, in bytes, for the tables of
+// it to be looked through.
+const worthTrimming = 1 << dirShift >> 3
+
+// trim gives back the directories that r touches and that have nothing any more.
+// Preconditions: the lock of the address space is held for writing, so that nobody is
+// about to fill a slot. Who looks at one without, as accesses do, finds nothing in it
+// and faults.
 func (t *pageTable) trim(r mem.Range) {
-	const size = 1 << dirShift
-	for a := (r.Start + size - 1) &^ (size - 1); a+size <= r.End; a += size {
+	if r.Len() < worthTrimming {
+		return
+	}
+	for a := r.Start &^ (1<<dirShift - 1); a < r.End; {
 		up := t.top[a>>topShift].Load()
 		if up == nil {
-			a = (a>>topShift+1)<<topShift - size
+			a = (a>>topShift + 1) << topShift
 			continue
 		}
-		up[a>>dirShift&511].Store(nil)
+		if dir := &up[a>>dirShift&511]; dir.Load() != nil && dir.Load().empty() {
+			dir.Store(nil)
+		}
+		if a += 1 << dirShift; (a&(1<<topShift-1) == 0 || a >= r.End) && up.empty() {
+			t.top[(a-1)>>topShift].Store(nil)
+		}
 	}
+}
+
+func (d *directory) empty() bool {
+	for i := range d {
+		s := &d[i]
+		s.mu.Lock()
+		used := s.pages.Load() != nil || s.huge != 0
+		s.mu.Unlock()
+		if used {
+			return false
+		}
+	}
+	return true
+}
+
+func (u *upper) empty() bool {
+	for i := range u {
+		if u[i].Load() != nil {
+			return false
+		}
+	}
+	return true
 }

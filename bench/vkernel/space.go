@@ -182,9 +182,23 @@ func memory() []row {
 	check("register", m.d.Register(mem.MakeRange(big, 1<<46), uapi.UFFDIO_REGISTER_MODE_MISSING))
 	check("unregister", m.d.Unregister(mem.MakeRange(big+1<<40, size)))
 	perGiB := (heap() - before) / (1 << 16)
+	// The same when it has had pages and was told to drop them. The frames of these are
+	// kept for others, so that there are as many before.
+	check("unregister", m.d.Unregister(mem.MakeRange(big, 1<<46)))
+	touch := func(gib, every mem.Addr) {
+		for i := range gib * 8 {
+			check("store", th.Store(context.Background(), big+i*every, page[:1]))
+		}
+		check("madvise", th.Madvise(big, 1<<46, vkernel.MadvDontNeed))
+	}
+	touch(64, mem.PageSize)
+	before = heap()
+	touch(64, 1<<27)
+	perDropped := (heap() - before) / 64
 	runtime.KeepAlive(m)
 	return []row{
 		{"memory a page beside its content", "≤ 16 bytes", fmt.Sprintf("%.1f bytes", perPage), perPage <= 16},
 		{"memory a mapped and empty GiB, VMAs included", "≤ 64 bytes", fmt.Sprintf("%.2f bytes", perGiB), perGiB <= 64},
+		{"memory a GiB that had pages and dropped them", "≤ 64 bytes", fmt.Sprintf("%.2f bytes", perDropped), perDropped <= 64},
 	}
 }

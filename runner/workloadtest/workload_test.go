@@ -39,7 +39,7 @@ func TestTight(t *testing.T) {
 	for _, threads := range []string{"1", "4"} {
 		t.Run(threads+" threads", func(t *testing.T) {
 			runtest.Same(t, runtest.Program{
-				Args:  []string{workload.Build(t, "touch"), "96", threads, "11"},
+				Args:  []string{workload.Build(t, "touch"), strconv.Itoa(runtest.Smaller(96, 48)), threads, "11"},
 				Limit: 4 * runtest.MiB, Stores: []string{"mem:", "file:"}, Bounded: true, Stderr: true,
 			})
 		})
