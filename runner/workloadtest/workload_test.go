@@ -51,8 +51,8 @@ func TestTight(t *testing.T) {
 // locks all of its memory for a while, so that the limit cannot hold.
 func TestMapper(t *testing.T) {
 	runtest.Same(t, runtest.Program{
-		Args:  []string{workload.Build(t, "mapper"), strconv.Itoa(runtest.Smaller(64, 32)), "7"},
-		Limit: 8 * runtest.MiB, Stores: []string{"mem:"}, Stderr: true,
+		Args:  []string{workload.Build(t, "mapper"), strconv.Itoa(runtest.Smaller(64, 16)), "7"},
+		Limit: uint64(runtest.Smaller(8, 4)) * runtest.MiB, Stores: []string{"mem:"}, Stderr: true,
 	})
 }
 
@@ -120,11 +120,11 @@ func TestGuardsInAStream(t *testing.T) {
 // guard that is set where a page comes in.
 func TestRoam(t *testing.T) {
 	runtest.Same(t, runtest.Program{
-		Args:  []string{workload.Build(t, "roam"), "1", strconv.Itoa(runtest.Smaller(40000, 10000)), "7"},
+		Args:  []string{workload.Build(t, "roam"), "1", strconv.Itoa(runtest.Smaller(40000, 5000)), "7"},
 		Limit: runtest.MiB, Stores: []string{"mem:"}, Stderr: true,
 	})
 	runtest.Same(t, runtest.Program{
-		Args:  []string{workload.Build(t, "roam"), "4", strconv.Itoa(runtest.Smaller(10000, 3000)), "8"},
+		Args:  []string{workload.Build(t, "roam"), "4", strconv.Itoa(runtest.Smaller(10000, 1500)), "8"},
 		Limit: 4 * runtest.MiB, Stores: []string{"mem:"}, Stderr: true,
 	})
 }
@@ -154,9 +154,9 @@ func TestProgramThatServesItsOwnMemory(t *testing.T) {
 // from a thread, 200 threads, 1,000 children and signals, H14.
 func TestProcs(t *testing.T) {
 	runtest.Same(t, runtest.Program{
-		Args:  []string{workload.Build(t, "procs"), "64", "7"},
+		Args:  []string{workload.Build(t, "procs"), strconv.Itoa(runtest.Smaller(64, 24)), "7"},
 		Env:   []string{"PROCS_CHILDREN=" + strconv.Itoa(runtest.Smaller(1000, 50))},
-		Limit: 16 * runtest.MiB, Stores: []string{"mem:"}, Stderr: true,
+		Limit: uint64(runtest.Smaller(16, 6)) * runtest.MiB, Stores: []string{"mem:"}, Stderr: true,
 	})
 }
 
