@@ -185,6 +185,7 @@ type C struct {
 	backend Backend
 	has     uapi.Features
 	procs   []Process // roots, for the end
+	atEnd   []func()  // what is to be done first then
 	failed  []string
 	skipped string
 }
@@ -240,6 +241,9 @@ func (c *C) Eventually(what string, f func() bool) {
 }
 
 func (c *C) close() {
+	for _, f := range c.atEnd {
+		f()
+	}
 	for _, p := range c.procs {
 		if err := p.Close(); err != nil {
 			c.failed = append(c.failed, err.Error())

@@ -7,6 +7,24 @@ import (
 	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
+// withoutRoom makes two pages that can be written and two that cannot, and then as many
+// mappings as the process may have, so that no more of them can be split.
+func (p *Proc) withoutRoom() *Region {
+	r := p.MapAs(Anon, 4, ProtRead|ProtWrite)
+	p.Do(Mprotect, r.At(2), 2*mem.PageSize, ProtRead)
+	const most = 1 << 16 // mappings; Linux has 65530 unless it was told otherwise
+	many := p.MapAs(Anon, 2*most, 0)
+	for i := range most {
+		if p.Call(Mprotect, many.At(2*i+1), mem.PageSize, ProtRead).Errno == ENOMEM {
+			// It takes two splits, of which the first may have been had.
+			p.Begin(Mprotect, many.At(2*most-1), mem.PageSize, ProtRead).Err(ENOMEM)
+			return r
+		}
+	}
+	p.c.Skipf("it may have more than %d mappings (vm.max_map_count)", most)
+	return nil
+}
+
 // badRanges are refused by everything that takes a range (B.6).
 func badRanges(r *Region) []mem.Range {
 	page := mem.Addr(mem.PageSize)
@@ -44,6 +62,14 @@ var registerCases = []Case{
 		r := mem.MakeRange(0, mem.PageSize)
 		u.Wake(r).Err(OK)
 		u.Fill(r, 'a').Failed(ENOENT)
+	}},
+	{Name: "register/no-room-to-split", Rows: []string{"B.7.11"}, run: func(c *C) {
+		p := c.Process()
+		u := p.UFFD(0)
+		r := p.withoutRoom()
+		// The answer is stored where all went well alone.
+		u.Register(r.Pages(0, 3), missing).Refused(ENOMEM)
+		r.WantLayout("0+2 rw-p um, 2+2 r--p")
 	}},
 	{Name: "register/unreadable", Rows: []string{"B.7.1", "B.8.1", "B.9.1", "B.10.2"}, run: func(c *C) {
 		u := c.Process().UFFD(0)

@@ -327,7 +327,7 @@ var seedQueueCases = []Case{
 		u.release(r.Range)
 		t.Value(0)
 	}),
-	seedCase("two-readers", []string{"A.9.9", "A.14.1", "A.15.4", "A.15.5"}, func(c *C, p *Proc) {
+	seedCase("two-readers", []string{"A.9.9"}, func(c *C, p *Proc) {
 		// Each fault wakes every reader, and one of them gets it.
 		u := p.NewUFFD(0)
 		u.API(uapi.UFFD_API, 0).Err(OK)
@@ -368,7 +368,7 @@ var seedQueueCases = []Case{
 	}),
 }
 
-var seedCases = slices.Concat(seedOpenCases, seedRegisterCases, seedQueueCases, seedFaultCases)
+var seedCases = slices.Concat(seedOpenCases, seedRegisterCases, seedQueueCases, seedFaultCases, seedRaceCases)
 
 // highest returns a range above everything that is mapped.
 func (p *Proc) highest() mem.Range { return mem.MakeRange(1<<47-2*mem.PageSize, mem.PageSize) }

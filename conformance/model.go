@@ -20,6 +20,7 @@ type model struct {
 	k    *vkernel.Kernel
 	name string
 	seed bool
+	gate gate // of the seed's
 
 	mu    sync.Mutex
 	procs map[int]*vkernel.Process // by number; protected by mu
@@ -41,8 +42,9 @@ func Model() (Backend, error) {
 
 // SeedModel returns package vkernel with the profile of the 2015 patch.
 func SeedModel() (Backend, error) {
-	k := vkernel.New(vkernel.Seed, vkernel.WithHugePages(modelHugePages))
-	return newModel(k, "seed", true), nil
+	m := newModel(nil, "seed", true)
+	m.k = vkernel.New(vkernel.Seed, vkernel.WithHugePages(modelHugePages), vkernel.WithHooks(vkernel.Hooks{Reach: m.gate.reach}))
+	return m, nil
 }
 
 func newModel(k *vkernel.Kernel, name string, seed bool) *model {

@@ -60,7 +60,7 @@ var abiRows = []Row{
 	{ID: "B.7.8", Text: "REGISTER: memory that can never be written is EPERM"},
 	{ID: "B.7.9", Text: "REGISTER: the end in huge pages is aligned"},
 	{ID: "B.7.10", Text: "REGISTER: another owner is EBUSY"},
-	{ID: "B.7.11", Text: "REGISTER: what cannot be split is ENOMEM, and leaves the VMAs before it registered", Why: "it takes 65,530 mappings: package vkernel has a test with fewer"},
+	{ID: "B.7.11", Text: "REGISTER: what cannot be split is ENOMEM, and leaves the VMAs before it registered"},
 	{ID: "B.7.12", Text: "REGISTER: an unwritable answer is EFAULT, and yet registered"},
 	{ID: "B.7.13", Text: "REGISTER: the first obstacle decides; all or nothing"},
 	{ID: "B.7.14", Text: "REGISTER: what can be registered"},

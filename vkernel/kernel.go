@@ -94,6 +94,8 @@ const (
 	PhaseInstall Phase = "install"
 	// PhasePoll: poll is about to look at a descriptor.
 	PhasePoll Phase = "poll"
+	// PhaseWait: a read has found nothing, and its thread is about to sleep.
+	PhaseWait Phase = "wait"
 	// PhaseRead: a message was taken and is not in the reader's buffer yet.
 	PhaseRead Phase = "read"
 	// PhaseFill: a page is about to be installed; the address space is

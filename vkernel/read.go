@@ -281,6 +281,7 @@ func (u *uffd) next(th *Thread, p *Process, nonblock bool) (uapi.Msg, syscall.Er
 		case th.interrupted(), th.killed():
 			return msg, EINTR
 		}
+		u.k.reach(PhaseWait, th, 0)
 		th.sleep(InRead)
 	}
 }
