@@ -17,8 +17,18 @@ var excuses = []struct{ why, titles string }{
 	{"no bit of the pagemap tells whether a page, once shared with a child, was written since: it is moved", `move/shared-after-fork/anon`},
 }
 
+// fatal are the cases that are not tried, as what comes of them is known: the program
+// that makes the puppets is killed, for want of mappings by which its memory could have
+// its permissions back.
+var fatal = struct{ why, title string }{
+	"memory is registered without a split of its mappings, and the splits come later", `register/no-room-to-split`,
+}
+
 // Excuse says why a case cannot pass; it is empty for all others.
 func Excuse(title string) string {
+	if title == fatal.title {
+		return fatal.why
+	}
 	for i, e := range excuses {
 		if patterns()[i].MatchString(title) {
 			return e.why
