@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/faultline-go/faultline/mem"
+	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
 // TestPinOfHugePages: pinning them looked for small pages and went on for ever.
@@ -44,6 +45,36 @@ func TestPinOfHugePages(t *testing.T) {
 		_, errno = r.th.Mmap(0, huge, ProtRead|ProtWrite, MapPrivate|MapAnonymous|MapHugetlb, -1, 0)
 		r.want("mmap of one more", errno, ENOMEM)
 	}, WithHugePages(4))
+}
+
+// TestForkWithoutAPageForAPinnedOne: parent and child shared a pinned page where there
+// was none to copy it to. On Linux 6.18 fork(2) fails with ENOMEM. Nothing is left of the
+// child, and the descriptor that was about to be told of it fills again.
+func TestForkWithoutAPageForAPinnedOne(t *testing.T) {
+	inBubble(t, Linux618, func(r *rig) {
+		const huge = HugePageSize
+		b := r.area(page, missing, uapi.UFFD_FEATURE_EVENT_FORK)
+		a, errno := r.th.Mmap(0, huge, ProtRead|ProtWrite, MapPrivate|MapAnonymous|MapHugetlb|MapNoReserve, -1, 0)
+		r.must("mmap", errno)
+		r.got(r.store(a), 0x5a)
+		unpin, errno := r.th.Pin(mem.MakeRange(a, huge))
+		r.must("pin", errno)
+		before := r.k.PagesInUse()
+		_, errno = r.th.Fork()
+		r.want("fork", errno, ENOMEM)
+		if got := r.k.PagesInUse(); got != before {
+			t.Errorf("%d pages in use, %d before", got, before)
+		}
+		_, errno = r.copy(b, page, 7, 0)
+		r.must("copy", errno)
+		unpin()
+		// What is not pinned is shared.
+		r.must("munmap", r.th.Munmap(b, page))
+		child, errno := r.th.Fork()
+		r.must("fork", errno)
+		r.got(r.start(child, a, false), 0x5a)
+		child.Kill()
+	}, WithHugePages(1))
 }
 
 // TestGrowsDownToTheFirstAddresses: memory grew down to address zero, where a

@@ -90,6 +90,13 @@ func (n *news) knows(u *uffd, r mem.Range) bool {
 	return slices.ContainsFunc(n.events, func(e *event) bool { return e.u == u && e.msg == msg })
 }
 
+// drop takes back what was announced.
+func (n *news) drop() {
+	for _, e := range n.events {
+		e.u.changing.Add(-1)
+	}
+}
+
 // deliver tells one event after the other.
 func (n *news) deliver(th *Thread) {
 	for _, e := range n.events {

@@ -12,7 +12,8 @@ import (
 // Fork makes a process with a copy of the thread's address space and table
 // of descriptors. It has no thread yet: use NewThread. Descriptors that asked
 // for the event are told, and Fork returns when they were; the child exists
-// before that.
+// before that. It is ENOMEM, and nobody is told, where a huge page is pinned and there is
+// none to copy it to.
 func (th *Thread) Fork() (*Process, syscall.Errno) {
 	return th.ForkWith(nil)
 }
@@ -34,11 +35,16 @@ func (th *Thread) ForkWith(started func(child *Process)) (*Process, syscall.Errn
 	child.mu.Lock() // nobody sees it yet; for the helpers' preconditions
 	child.brk = as.brk
 	c := cloner{from: as, to: child, told: &told, heirs: make(map[*uffd]*uffd)}
-	for v := as.vmas.find(0); v != nil; v = as.vmas.next(v) {
+	for v := as.vmas.find(0); v != nil && !c.failed; v = as.vmas.next(v) {
 		c.vma(v)
 	}
 	child.mu.Unlock()
 	as.mu.Unlock()
+	if c.failed {
+		told.drop()
+		child.exit()
+		return nil, ENOMEM
+	}
 
 	q := p.k.newProcess(p.options, child)
 	p.mu.Lock()
@@ -66,6 +72,7 @@ type cloner struct {
 	from, to *space
 	told     *news
 	heirs    map[*uffd]*uffd // the child's descriptor for the parent's
+	failed   bool            // for want of a huge page
 }
 
 // vma copies one VMA.
@@ -163,14 +170,13 @@ func (c *cloner) hugePages(v, n *vma) {
 			copied &^= pteWP
 		}
 		if fr := e.frame(); e.present() {
-			own, ok := frame(0), false
-			if !v.shared() && c.from.k.pinned(pin{fr, true}) {
-				// Without a page to copy to, a kernel fails to fork. It is
-				// shared here.
-				own, ok = h.alloc(false)
-			}
 			switch {
-			case ok:
+			case !v.shared() && c.from.k.pinned(pin{fr, true}):
+				own, ok := h.alloc(false)
+				if !ok {
+					c.failed = true
+					return e
+				}
 				copyHuge(h, own, fr)
 				copied = copied&(1<<pteShift-1) | pte(own)<<pteShift
 			case v.shared():

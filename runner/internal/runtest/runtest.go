@@ -33,7 +33,7 @@ import (
 const (
 	MiB = 1 << 20
 	// Patience is how long a program may take; only a hang takes longer.
-	Patience = 150 * time.Second
+	Patience = 4 * time.Minute
 )
 
 // Dir is for what the tests of a package build once. Main removes it.
