@@ -155,7 +155,7 @@ func TestProgramThatServesItsOwnMemory(t *testing.T) {
 func TestProcs(t *testing.T) {
 	runtest.Same(t, runtest.Program{
 		Args:  []string{workload.Build(t, "procs"), strconv.Itoa(runtest.Smaller(64, 24)), "7"},
-		Env:   []string{"PROCS_CHILDREN=" + strconv.Itoa(runtest.Smaller(1000, 50))},
+		Env:   []string{"PROCS_CHILDREN=" + strconv.Itoa(runtest.Smaller(1000, 20))},
 		Limit: uint64(runtest.Smaller(16, 6)) * runtest.MiB, Stores: []string{"mem:"}, Stderr: true,
 	})
 }
@@ -164,8 +164,8 @@ func TestProcs(t *testing.T) {
 // I/O, vmsplice, io_uring.
 func TestPins(t *testing.T) {
 	runtest.Same(t, runtest.Program{
-		Args:  []string{workload.Build(t, "pins"), t.TempDir(), "48", "7"},
-		Limit: 12 * runtest.MiB, Stores: []string{"mem:"}, Stderr: true,
+		Args:  []string{workload.Build(t, "pins"), t.TempDir(), strconv.Itoa(runtest.Smaller(48, 20)), "7"},
+		Limit: uint64(runtest.Smaller(12, 5)) * runtest.MiB, Stores: []string{"mem:"}, Stderr: true,
 	})
 }
 
