@@ -87,5 +87,25 @@ func (r Range) Intersect(s Range) Range {
 	return x
 }
 
+// Subtract returns what of a is not in b, in the order of a. The ranges of b are in the
+// order of their starts; they may overlap.
+func Subtract(a, b []Range) (rest []Range) {
+	for _, r := range a {
+		for _, s := range b {
+			if !s.Overlaps(r) {
+				continue
+			}
+			if s.Start > r.Start {
+				rest = append(rest, Range{Start: r.Start, End: s.Start})
+			}
+			r.Start = min(s.End, r.End)
+		}
+		if !r.Empty() {
+			rest = append(rest, r)
+		}
+	}
+	return rest
+}
+
 // String returns r in the form [0x1000+0x2000]: the start and the length.
 func (r Range) String() string { return fmt.Sprintf("[%#x+%#x]", uint64(r.Start), r.Len()) }

@@ -2,7 +2,12 @@
 
 package mem
 
-import "testing"
+import (
+	"cmp"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
 
 func TestRounding(t *testing.T) {
 	for _, tc := range []struct{ in, down, up Addr }{
@@ -64,5 +69,43 @@ func TestRangeSets(t *testing.T) {
 	}
 	if got, want := a.String(), "[0x1000+0x3000]"; got != want {
 		t.Errorf("String() = %q, want %q", got, want)
+	}
+}
+
+// TestSubtract compares it with a look at every page.
+func TestSubtract(t *testing.T) {
+	const pages = 24
+	random := rand.New(rand.NewPCG(1, 2))
+	ranges := func(n int) (list []Range) {
+		for range n {
+			at := Addr(random.IntN(pages))
+			list = append(list, Range{at, at + Addr(random.IntN(6))})
+		}
+		slices.SortFunc(list, func(a, b Range) int { return cmp.Compare(a.Start, b.Start) })
+		return list
+	}
+	holds := func(list []Range, a Addr) (n int) {
+		for _, r := range list {
+			if r.Contains(a) {
+				n++
+			}
+		}
+		return n
+	}
+	for range 2000 {
+		a, b := ranges(1+random.IntN(3)), ranges(random.IntN(4))
+		rest := Subtract(a, b)
+		for p := range Addr(pages + 6) {
+			want := holds(a, p)
+			if holds(b, p) > 0 {
+				want = 0
+			}
+			if got := holds(rest, p); got != want {
+				t.Fatalf("%v without %v is %v: %d times %d, want %d", a, b, rest, got, p, want)
+			}
+		}
+		if slices.ContainsFunc(rest, Range.Empty) {
+			t.Fatalf("%v without %v is %v: one is empty", a, b, rest)
+		}
 	}
 }

@@ -265,7 +265,7 @@ func (t *task) registered(sp *space, r mem.Range) {
 func (sp *space) returned(r mem.Range) {
 	sp.ops = sp.ops[:0]
 	sp.v.Protection(r, sp.want)
-	for _, part := range subtract([]mem.Range{r}, sp.guarded) {
+	for _, part := range mem.Subtract([]mem.Range{r}, sp.guarded) {
 		sp.prot.forget(part)
 	}
 	if len(sp.ops) != 0 {

@@ -442,7 +442,7 @@ func (sp *space) findGuards() error {
 // unfence forgets guards in r.
 func (t *task) unfence(r mem.Range) {
 	if m := t.sp.managed; m != nil && len(m.guards) != 0 {
-		m.guards = subtract(m.guards, []mem.Range{r})
+		m.guards = mem.Subtract(m.guards, []mem.Range{r})
 	}
 }
 

@@ -233,6 +233,6 @@ func (sp *space) wiped(ranges []mem.Range) {
 		sp.prot.forget(r)
 	}
 	if sp.managed != nil {
-		sp.managed.guards = subtract(sp.managed.guards, ranges)
+		sp.managed.guards = mem.Subtract(sp.managed.guards, ranges)
 	}
 }

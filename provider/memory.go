@@ -281,7 +281,7 @@ func (sp *space) heap() (r mem.Range) {
 
 // shrunk tells the mirror what the heap has lost.
 func (t *task) shrunk(old, now mem.Range) {
-	for _, r := range subtract([]mem.Range{old}, []mem.Range{now}) {
+	for _, r := range mem.Subtract([]mem.Range{old}, []mem.Range{now}) {
 		if !r.Empty() && t.sp.touches(r) {
 			t.unmapped(r)
 		}

@@ -187,10 +187,10 @@ func (sp *space) want(part mem.Range, prot int) {
 	if sp.managed != nil && len(sp.managed.guards) != 0 {
 		// What guards keep closed is open otherwise: the signal is the kernel's.
 		all := []mem.Range{part}
-		for _, r := range subtract(all, subtract(all, sp.managed.guards)) {
+		for _, r := range mem.Subtract(all, mem.Subtract(all, sp.managed.guards)) {
 			sp.permit(r, sp.v.Permissions(r.Start))
 		}
-		for _, r := range subtract(all, sp.managed.guards) {
+		for _, r := range mem.Subtract(all, sp.managed.guards) {
 			sp.permit(r, prot)
 		}
 		return
@@ -277,7 +277,7 @@ func (sp *space) follow() {
 	sp.guarded = sp.v.Registered()
 	sp.kernel = sp.v.KernelFaults()
 	sp.ops = sp.ops[:0]
-	for _, r := range subtract(before, sp.guarded) {
+	for _, r := range mem.Subtract(before, sp.guarded) {
 		sp.v.Protection(r, sp.want)
 		sp.prot.forget(r)
 		sp.aliases = sp.unalias(r)
@@ -287,29 +287,10 @@ func (sp *space) follow() {
 	}
 }
 
-// subtract returns what of a is not in b. Both are in order.
-func subtract(a, b []mem.Range) (rest []mem.Range) {
-	for _, r := range a {
-		for _, s := range b {
-			if s.End <= r.Start || s.Start >= r.End {
-				continue
-			}
-			if s.Start > r.Start {
-				rest = append(rest, mem.Range{Start: r.Start, End: s.Start})
-			}
-			r.Start = min(s.End, r.End)
-		}
-		if !r.Empty() {
-			rest = append(rest, r)
-		}
-	}
-	return rest
-}
-
 // unalias drops what aliases show of r, and returns what is left of them.
 func (sp *space) unalias(r mem.Range) (left []alias) {
 	for _, al := range sp.aliases {
-		for _, part := range subtract([]mem.Range{al.Range}, []mem.Range{r}) {
+		for _, part := range mem.Subtract([]mem.Range{al.Range}, []mem.Range{r}) {
 			left = append(left, alias{part, al.at + (part.Start - al.Start)})
 		}
 		if gone := al.Intersect(r); !gone.Empty() {
@@ -324,7 +305,7 @@ func (sp *space) unalias(r mem.Range) (left []alias) {
 func (sp *space) unaliased(r mem.Range) []mem.Range {
 	rest := []mem.Range{r}
 	for _, al := range sp.aliases {
-		rest = subtract(rest, []mem.Range{al.Range})
+		rest = mem.Subtract(rest, []mem.Range{al.Range})
 	}
 	return rest
 }

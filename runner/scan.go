@@ -5,6 +5,7 @@
 package runner
 
 import (
+	"cmp"
 	"slices"
 	"syscall"
 
@@ -122,26 +123,6 @@ func (e *engagement) unknown(r mem.Range, known []mem.Range) []mem.Range {
 	for ; i < len(known) && known[i].Start < r.End; i++ {
 		own = append(own, known[i])
 	}
-	return subtract(r, own)
-}
-
-// subtract returns what is left of r without the ranges in cut.
-func subtract(r mem.Range, cut []mem.Range) []mem.Range {
-	left := []mem.Range{r}
-	for _, c := range cut {
-		var next []mem.Range
-		for _, l := range left {
-			if !l.Overlaps(c) {
-				next = append(next, l)
-				continue
-			}
-			for _, part := range []mem.Range{{Start: l.Start, End: c.Start}, {Start: c.End, End: l.End}} {
-				if !part.Empty() {
-					next = append(next, part)
-				}
-			}
-		}
-		left = next
-	}
-	return left
+	slices.SortFunc(own, func(a, b mem.Range) int { return cmp.Compare(a.Start, b.Start) })
+	return mem.Subtract([]mem.Range{r}, own)
 }
