@@ -91,30 +91,9 @@ type terminal struct {
 
 func openTerminal(t *testing.T, how string, job ...string) *terminal {
 	t.Helper()
-	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	testutil.Need(t, err == nil, fmt.Sprint("needs pseudo-terminals: ", err))
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	master, slave := testutil.Terminal(t)
 	defer slave.Close()
-	tio, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tio.Lflag &^= unix.ECHO
-	tio.Oflag &^= unix.OPOST
-	if err := unix.IoctlSetTermios(int(slave.Fd()), unix.TCSETS, tio); err != nil {
-		t.Fatal(err)
-	}
-	tt := &terminal{t: t, master: os.NewFile(uintptr(fd), "ptmx")}
+	tt := &terminal{t: t, master: master}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
