@@ -90,7 +90,10 @@ const (
 	MapFixed          = 0x10
 	MapAnonymous      = 0x20
 	MapGrowsDown      = 0x100
+	MapLocked         = 0x2000
 	MapNoReserve      = 0x4000
+	MapPopulate       = 0x8000
+	MapNonblock       = 0x10000
 	MapHugetlb        = 0x40000
 	MapFixedNoReplace = 0x100000
 	MapDroppable      = 0x8
@@ -99,11 +102,19 @@ const (
 	MremapFixed     = 2
 	MremapDontUnmap = 4
 
+	MadvNormal         = 0
+	MadvRandom         = 1
+	MadvSequential     = 2
+	MadvWillneed       = 3
 	MadvDontneed       = 4
 	MadvFree           = 8
 	MadvRemove         = 9
+	MadvDontfork       = 10
+	MadvDofork         = 11
 	MadvHugepage       = 14
 	MadvNohugepage     = 15
+	MadvWipeonfork     = 18
+	MadvKeeponfork     = 19
 	MadvPopulateRead   = 22
 	MadvPopulateWrite  = 23
 	MadvDontneedLocked = 24

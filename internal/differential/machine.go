@@ -5,6 +5,7 @@ package differential
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -23,6 +24,11 @@ const (
 
 	base mem.Addr = 0x20_0000_0000
 	gap           = 16 << 20
+	// before is how much of its place a region leaves free: memory grows down
+	// there. belowPages of it have a page table with the region, and are named
+	// like the region's own.
+	before     = 2<<20 + 1<<16
+	belowPages = 2
 	// Aliases of the regions' files are here, and are never registered.
 	aliasBase mem.Addr = 0x28_0000_0000
 
@@ -38,6 +44,15 @@ type region struct {
 	alias mem.Range // of the file
 	// marked says that huge pages may have been protected.
 	marked bool
+}
+
+// below are the pages before the region that have names. Where pages are huge
+// there are none.
+func (r *region) below() mem.Range {
+	if r.kind.Huge() {
+		return mem.Range{Start: r.all.Start, End: r.all.Start}
+	}
+	return mem.Range{Start: r.all.Start - belowPages*mem.PageSize, End: r.all.Start}
 }
 
 func (r *region) mark() { r.marked = r.marked || r.kind.Huge() }
@@ -147,7 +162,8 @@ func (m *machine) makeRegion(i int, k conformance.Memory) {
 		m.must(m.b.Huge(regions * hugeSize * 4))
 	}
 	n := uint64(r.pages) * k.PageSize()
-	r.all = mem.MakeRange(base+mem.Addr(i*gap), n)
+	start := base + mem.Addr(i*gap) + before
+	r.all = mem.MakeRange(start&^mem.Addr(k.PageSize()-1), n)
 	if k.File() {
 		flags := 0
 		if k.Huge() {
@@ -311,16 +327,27 @@ func (m *machine) layout() {
 		m.must(err)
 		var b strings.Builder
 		for _, v := range vmas {
-			if v.Overlaps(mem.MakeRange(r.all.Start, max(r.all.Len(), 1<<19))) {
-				fmt.Fprintf(&b, " %#x+%#x %s%s", uint64(v.Start-r.all.Start), v.Len(), v.Perms, interesting(v.Flags))
+			if v.Overlaps(mem.Range{Start: r.below().Start, End: r.all.Start + mem.Addr(max(r.all.Len(), 1<<19))}) {
+				fmt.Fprintf(&b, " %#x+%#x %s%s", int64(v.Start-r.all.Start), v.Len(), v.Perms, interesting(v.Flags))
 			}
 		}
-		b.WriteString(" |")
-		for k := 0; k < len(words); k += int(r.kind.PageSize() / mem.PageSize) {
-			b.WriteByte(pageLetter(words[k]))
+		if slices.ContainsFunc(vmas, func(v conformance.VMA) bool { return v.Overlaps(r.below()) }) {
+			low, err := m.p.Pagemap(r.below())
+			m.must(err)
+			b.WriteString(" <" + pageLetters(low, 1))
 		}
+		b.WriteString(" |" + pageLetters(words, int(r.kind.PageSize()/mem.PageSize)))
 		m.say("  region %d:%s", i, &b)
 	}
+}
+
+// pageLetters has one for every step words of the pagemap.
+func pageLetters(words []uint64, step int) string {
+	var b strings.Builder
+	for k := 0; k < len(words); k += step {
+		b.WriteByte(pageLetter(words[k]))
+	}
+	return b.String()
 }
 
 // interesting keeps of VmFlags what both sides have to agree on.

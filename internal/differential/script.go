@@ -123,8 +123,8 @@ var weights = []struct {
 	kind string
 	n    int
 }{
-	{"load", 8}, {"store", 8}, {"cas", 2}, {"write", 2}, {"populate", 2},
-	{"mmap", 3}, {"munmap", 2}, {"mprotect", 3}, {"mremap", 3}, {"madvise", 5}, {"mlock", 2}, {"lockall", 1}, {"mincore", 1}, {"mem", 2},
+	{"load", 8}, {"store", 8}, {"cas", 2}, {"write", 2}, {"populate", 2}, {"below", 2},
+	{"mmap", 3}, {"munmap", 2}, {"mprotect", 3}, {"mremap", 3}, {"madvise", 5}, {"advise", 2}, {"mlock", 2}, {"lockall", 1}, {"mincore", 1}, {"mem", 2},
 	{"alias", 4}, {"punch", 1},
 	{"open", 2}, {"close", 1}, {"api", 1}, {"request", 1},
 	{"register", 10}, {"unregister", 3}, {"wake", 3},
