@@ -238,6 +238,22 @@ var pollCases = []Case{
 		p.NewThread().Load(r.At(0)).Blocked()
 		Is(c, "events of an edge", p.edges(ep), PollIn)
 	}},
+	{Name: "poll/epoll-forgets", Rows: []string{"B.11.9"}, run: func(c *C) {
+		p := c.Process()
+		u := p.NewUFFD(ONonblock)
+		ep, level := p.Do(EpollCreate, 0), p.Do(EpollCreate, 0)
+		p.watchEdges(ep, u)
+		p.Do(EpollCtl, level, EpollCtlAdd, u.fd, p.put(words(PollIn, 0)))
+		Is(c, "events at first", p.edges(level)&PollErr, PollErr)
+		// Another number for it is as good,
+		dup := p.Do(Dup, u.fd)
+		u.Close()
+		Is(c, "events while there is a duplicate", p.edges(level)&PollErr, PollErr)
+		// and without any it is watched no more.
+		p.Do(Close, dup)
+		Is(c, "events afterwards", p.edges(level), 0)
+		Is(c, "edges afterwards", p.edges(ep), 0)
+	}},
 	{Name: "fdinfo/text", Rows: []string{"B.11.10"}, Memory: small, Features: uapi.UFFD_FEATURE_WP_ASYNC | uapi.UFFD_FEATURE_MOVE, run: func(c *C) {
 		p := c.Process()
 		Is(c, "fdinfo", p.NewUFFD(0).Fdinfo(), "pending:\t0\ntotal:\t0\nAPI:\taa:0:80000000000001ff\n")

@@ -3,6 +3,7 @@
 package vkernel
 
 import (
+	"sync"
 	"sync/atomic"
 	"syscall"
 )
@@ -17,6 +18,9 @@ type file struct {
 	dev   bool   // /dev/userfaultfd
 	mem   *space // whose memory it is, as /proc/PID/mem
 	pos   atomic.Int64
+
+	mu     sync.Mutex          // taken with no other lock held
+	epolls map[*epoll]struct{} // that watch it; protected by mu
 }
 
 func newFile(flags int) *file {
@@ -38,6 +42,7 @@ func (f *file) put() {
 	}
 	switch {
 	case f.uffd != nil:
+		f.unwatch()
 		f.uffd.release()
 	case f.obj != nil:
 		f.obj.put()
