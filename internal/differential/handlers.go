@@ -30,7 +30,7 @@ func init() {
 		"open": open, "close": closeFD, "api": api, "request": request,
 		"register": register, "unregister": unregister, "wake": wake,
 		"copy": copyPages, "zeropage": zeropage, "continue": continuePages, "poison": poison, "move": move, "protect": protect,
-		"read": read, "poll": poll,
+		"read": read, "readv": readv, "epoll": epoll, "poll": poll,
 	}
 }
 

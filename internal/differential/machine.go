@@ -84,7 +84,8 @@ type machine struct {
 	actors  []*actor
 	kids    []*actor
 	regions [regions]region
-	fds     []uint64 // of userfaultfds; closed ones are none
+	fds     []uint64           // of userfaultfds; closed ones are none
+	epolls  map[int]*[2]uint64 // by the index of the descriptor that they watch
 	forks   int
 	selfMem uint64   // /proc/self/mem
 	scratch mem.Addr // arguments
@@ -120,7 +121,7 @@ func newMachine(b conformance.Backend, s Script) (m *machine, err error) {
 			m, err = nil, f.err
 		}
 	}()
-	m = &machine{b: b, p: p, control: p.Main(), scratch: p.Scratch().Start}
+	m = &machine{b: b, p: p, control: p.Main(), scratch: p.Scratch().Start, epolls: map[int]*[2]uint64{}}
 	m.fills = (m.scratch + 1<<16).Up()
 	m.selfMem = m.do(conformance.OpenSelfMem, conformance.ORdwr)
 	huge := false

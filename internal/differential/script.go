@@ -129,7 +129,7 @@ var weights = []struct {
 	{"open", 2}, {"close", 1}, {"api", 1}, {"request", 1},
 	{"register", 10}, {"unregister", 3}, {"wake", 3},
 	{"copy", 10}, {"zeropage", 5}, {"continue", 4}, {"poison", 3}, {"move", 5}, {"protect", 8},
-	{"read", 10}, {"poll", 2}, {"fork", 1}, {"child", 2}, {"signal", 2},
+	{"read", 10}, {"readv", 3}, {"poll", 2}, {"epoll", 3}, {"fork", 1}, {"child", 2}, {"signal", 2},
 }
 
 // Random returns the script of a seed, with n operations on some kinds of
