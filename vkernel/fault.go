@@ -289,14 +289,14 @@ func (f *faulting) object() need {
 	if around {
 		f.around(s, i)
 	}
+	if f.at.write && !v.shared() {
+		f.adopt() // before anybody is asked for the page, and be there none
+	}
 	n := v.offset(f.addr.Down()) >> mem.PageShift
 	if n >= (o.size+mem.PageSize-1)>>mem.PageShift {
 		return need{verdict: bus}
 	}
 	m := &f.as.k.mem
-	if f.at.write && !v.shared() {
-		f.adopt() // before anybody is asked for the page
-	}
 	fr, cached := o.lookupLocked(n)
 	switch {
 	case cached && v.is(vmMinor):

@@ -234,6 +234,9 @@ func (as *space) zapObject(v *vma, r mem.Range, copies bool) {
 			if e.present() {
 				m.huge.put(e.frame())
 			}
+			if copies {
+				return 0
+			}
 			return e & pteWP // copies and poison go too
 		})
 		return
@@ -246,6 +249,9 @@ func (as *space) zapObject(v *vma, r mem.Range, copies bool) {
 				return 0
 			}
 			return e & pteWP
+		}
+		if copies {
+			e &^= ptePoison
 		}
 		return e
 	})

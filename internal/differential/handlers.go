@@ -25,7 +25,7 @@ func init() {
 		"write":    write,
 		"populate": populate,
 		"mmap":     mmap, "munmap": munmap, "mprotect": mprotect, "mremap": mremap, "madvise": madvise, "advise": advise, "mlock": mlock, "lockall": lockall, "mincore": mincore, "mem": selfMem,
-		"alias": alias, "punch": punch,
+		"alias": alias, "punch": punch, "truncate": truncate,
 		"fork": fork, "child": child, "signal": signal,
 		"open": open, "close": closeFD, "api": api, "request": request,
 		"register": register, "unregister": unregister, "wake": wake,
@@ -270,15 +270,6 @@ func alias(m *machine, o Op) {
 		return
 	}
 	m.say("  %v", m.call(conformance.Load8, a))
-}
-
-func punch(m *machine, o Op) {
-	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-	if reg.file == none {
-		return
-	}
-	m.say("  %v", m.call(conformance.Fallocate, reg.file, conformance.FallocPunchHole|conformance.FallocKeepSize,
-		uint64(r.Start-reg.all.Start), r.Len()))
 }
 
 func fork(m *machine, o Op) {
