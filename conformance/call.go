@@ -162,6 +162,13 @@ const (
 	ScanCheckWPAsync = 2
 	PageIsWPAllowed  = 1 << 0
 	PageIsWritten    = 1 << 1
+	PageIsFile       = 1 << 2
+	PageIsPresent    = 1 << 3
+	PageIsSwapped    = 1 << 4
+	PageIsPfnzero    = 1 << 5
+	PageIsHuge       = 1 << 6
+	PageIsSoftDirty  = 1 << 7
+	PageIsGuard      = 1 << 8
 	PagemapPresent   = 1 << 63
 	PagemapWP        = 1 << 57
 

@@ -17,7 +17,9 @@ type file struct {
 	epoll *epoll
 	dev   bool   // /dev/userfaultfd
 	mem   *space // whose memory it is, as /proc/PID/mem
-	pos   atomic.Int64
+	// nowait is whether a read can be asked not to wait, by its own flags.
+	nowait bool
+	pos    atomic.Int64
 
 	mu     sync.Mutex          // taken with no other lock held
 	epolls map[*epoll]struct{} // that watch it; protected by mu

@@ -24,7 +24,7 @@ func init() {
 		"cas":      func(m *machine, o Op) { m.touch(o, conformance.CAS64) },
 		"write":    write,
 		"populate": populate,
-		"mmap":     mmap, "munmap": munmap, "mprotect": mprotect, "mremap": mremap, "madvise": madvise, "advise": advise, "mlock": mlock, "lockall": lockall, "mincore": mincore, "mem": selfMem,
+		"mmap":     mmap, "munmap": munmap, "mprotect": mprotect, "mremap": mremap, "madvise": madvise, "advise": advise, "mlock": mlock, "lockall": lockall, "mincore": mincore, "mem": selfMem, "scan": scan,
 		"alias": alias, "punch": punch, "truncate": truncate,
 		"fork": fork, "child": child, "signal": signal,
 		"open": open, "close": closeFD, "api": api, "request": request,

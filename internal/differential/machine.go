@@ -88,6 +88,7 @@ type machine struct {
 	epolls  map[int]*[2]uint64 // by the index of the descriptor that they watch
 	forks   int
 	selfMem uint64   // /proc/self/mem
+	pagemap uint64   // /proc/self/pagemap
 	scratch mem.Addr // arguments
 	fills   mem.Addr // sources of copies, one page of each letter
 	// muddled says that two threads have queued messages at once.
@@ -124,6 +125,7 @@ func newMachine(b conformance.Backend, s Script) (m *machine, err error) {
 	m = &machine{b: b, p: p, control: p.Main(), scratch: p.Scratch().Start, epolls: map[int]*[2]uint64{}}
 	m.fills = (m.scratch + 1<<16).Up()
 	m.selfMem = m.do(conformance.OpenSelfMem, conformance.ORdwr)
+	m.pagemap = m.do(conformance.OpenPagemap)
 	huge := false
 	for i, k := range s.Memory {
 		huge = huge || k.Huge()

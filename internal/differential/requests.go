@@ -124,7 +124,11 @@ func open(m *machine, o Op) {
 	m.fds = append(m.fds, r.Value)
 	// Not by way of m.fd: it is the newest.
 	var b []byte
-	for _, w := range []uint64{uapi.UFFD_API, uint64(even(features, o.Arg[1])), sentinel} {
+	asked := even(features, o.Arg[1])
+	if o.Arg[3] >= 48 {
+		asked |= uapi.UFFD_FEATURE_WP_ASYNC
+	}
+	for _, w := range []uint64{uapi.UFFD_API, uint64(asked), sentinel} {
 		b = binary.LittleEndian.AppendUint64(b, w)
 	}
 	if o.Arg[2] == 60 {

@@ -124,7 +124,7 @@ var weights = []struct {
 	n    int
 }{
 	{"load", 8}, {"store", 8}, {"cas", 2}, {"write", 2}, {"populate", 2}, {"below", 2},
-	{"mmap", 3}, {"munmap", 2}, {"mprotect", 3}, {"mremap", 3}, {"madvise", 5}, {"advise", 2}, {"mlock", 2}, {"lockall", 1}, {"mincore", 1}, {"mem", 2},
+	{"mmap", 3}, {"munmap", 2}, {"mprotect", 3}, {"mremap", 3}, {"madvise", 5}, {"advise", 2}, {"mlock", 2}, {"lockall", 1}, {"mincore", 1}, {"mem", 2}, {"scan", 4},
 	{"alias", 4}, {"punch", 2}, {"truncate", 3},
 	{"open", 2}, {"close", 1}, {"api", 1}, {"request", 1},
 	{"register", 10}, {"unregister", 3}, {"wake", 3},
