@@ -170,7 +170,11 @@ const (
 	PageIsSoftDirty  = 1 << 7
 	PageIsGuard      = 1 << 8
 	PagemapPresent   = 1 << 63
+	PagemapSwapped   = 1 << 62
+	PagemapFile      = 1 << 61
+	PagemapGuard     = 1 << 58
 	PagemapWP        = 1 << 57
+	PagemapExclusive = 1 << 56
 
 	FionRead = 0x541b
 )

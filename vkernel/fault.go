@@ -336,8 +336,8 @@ func (f *faulting) around(s *slot, i int) {
 		from = int((v.start - table) >> mem.PageShift)
 	}
 	for k := from; k < min(from+pages, slotPages) && table+mem.Addr(k)<<mem.PageShift < v.end; k++ {
-		if s.get(k) != 0 {
-			continue
+		if k == i || s.get(k) != 0 {
+			continue // the page itself is not among its neighbours
 		}
 		a := table + mem.Addr(k)<<mem.PageShift
 		n := v.offset(a) >> mem.PageShift

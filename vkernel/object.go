@@ -275,7 +275,9 @@ func (o *object) truncate(size uint64) syscall.Errno {
 		mu.Unlock()
 	}
 	o.mu.Unlock()
-	if size < old {
+	if size < old || o.kind == kindHugetlb {
+		// Behind a file of huge pages there is nothing either when it has become
+		// longer, be it poison that somebody put there.
 		o.unmapPages(first<<o.shift, ^uint64(0)>>1, true)
 	}
 	return 0

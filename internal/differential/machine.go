@@ -5,8 +5,6 @@ package differential
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -318,66 +316,4 @@ func (m *machine) ended(a *actor) string {
 
 func (m *machine) say(format string, args ...any) {
 	m.trace = append(m.trace, fmt.Sprintf(format, args...))
-}
-
-// layout says what is mapped, and which pages are there and protected.
-func (m *machine) layout() {
-	vmas, err := m.p.Maps(mem.MakeRange(base, regions*gap))
-	m.must(err)
-	for i := range m.regions {
-		r := &m.regions[i]
-		words, err := m.p.Pagemap(r.all)
-		m.must(err)
-		var b strings.Builder
-		for _, v := range vmas {
-			if v.Overlaps(mem.Range{Start: r.below().Start, End: r.all.Start + mem.Addr(max(r.all.Len(), 1<<19))}) {
-				fmt.Fprintf(&b, " %#x+%#x %s%s", int64(v.Start-r.all.Start), v.Len(), v.Perms, interesting(v.Flags))
-			}
-		}
-		if slices.ContainsFunc(vmas, func(v conformance.VMA) bool { return v.Overlaps(r.below()) }) {
-			low, err := m.p.Pagemap(r.below())
-			m.must(err)
-			b.WriteString(" <" + pageLetters(low, 1))
-		}
-		b.WriteString(" |" + pageLetters(words, int(r.kind.PageSize()/mem.PageSize)))
-		m.say("  region %d:%s", i, &b)
-	}
-}
-
-// pageLetters has one for every step words of the pagemap.
-func pageLetters(words []uint64, step int) string {
-	var b strings.Builder
-	for k := 0; k < len(words); k += step {
-		b.WriteByte(pageLetter(words[k]))
-	}
-	return b.String()
-}
-
-// interesting keeps of VmFlags what both sides have to agree on.
-func interesting(flags string) string {
-	var out []string
-	for _, f := range strings.Fields(flags) {
-		switch f {
-		case "um", "uw", "ui", "lo":
-			out = append(out, f)
-		}
-	}
-	sort.Strings(out)
-	if len(out) == 0 {
-		return ""
-	}
-	return " " + strings.Join(out, " ")
-}
-
-// pageLetter is a page's state: there, and with a capital protected.
-func pageLetter(w uint64) byte {
-	switch {
-	case w&conformance.PagemapPresent != 0 && w&conformance.PagemapWP != 0:
-		return 'P'
-	case w&conformance.PagemapPresent != 0:
-		return 'p'
-	case w&conformance.PagemapWP != 0:
-		return 'W'
-	}
-	return '.'
 }
