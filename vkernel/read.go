@@ -320,7 +320,13 @@ func (u *uffd) takeEvent(p *Process) (msg uapi.Msg, ok bool, errno syscall.Errno
 	u.setEvents(u.events[1:])
 	e.read = true
 	e.th.poke()
+	more := len(u.events) > 0
 	u.mu.Unlock()
+	if more {
+		// Who waits for another event is woken by this one too, and says again
+		// that there is something before it sleeps on.
+		u.wakeReaders()
+	}
 	return e.msg, true, 0
 }
 
