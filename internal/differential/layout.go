@@ -12,14 +12,25 @@ import (
 	"github.com/faultline-go/faultline/mem"
 )
 
-// layout says what is mapped, and which pages are there and protected.
+// layout says what is mapped, in the process and in its children, and which
+// pages are there and protected.
 func (m *machine) layout() {
-	vmas, err := m.p.Maps(mem.MakeRange(base, regions*gap))
+	m.layoutOf(m.p, "region")
+	for i := range m.regions {
+		if r := &m.regions[i]; r.file != none {
+			m.say("  alias %d: %s", i, m.letters(m.p, r, r.alias))
+		}
+	}
+	for _, k := range m.kids {
+		m.layoutOf(k.proc, k.name+": region")
+	}
+}
+
+func (m *machine) layoutOf(p conformance.Process, what string) {
+	vmas, err := p.Maps(mem.MakeRange(base, regions*gap))
 	m.must(err)
 	for i := range m.regions {
 		r := &m.regions[i]
-		words, err := m.p.Pagemap(r.all)
-		m.must(err)
 		var b strings.Builder
 		for _, v := range vmas {
 			if v.Overlaps(mem.Range{Start: r.below().Start, End: r.all.Start + mem.Addr(max(r.all.Len(), 1<<19))}) {
@@ -27,19 +38,18 @@ func (m *machine) layout() {
 			}
 		}
 		if slices.ContainsFunc(vmas, func(v conformance.VMA) bool { return v.Overlaps(r.below()) }) {
-			low, err := m.p.Pagemap(r.below())
-			m.must(err)
-			b.WriteString(" <" + pageLetters(low, 1))
+			b.WriteString(" <" + m.letters(p, r, r.below()))
 		}
-		b.WriteString(" |" + pageLetters(words, int(r.kind.PageSize()/mem.PageSize)))
-		m.say("  region %d:%s", i, &b)
+		m.say("  %s %d:%s |%s", what, i, &b, m.letters(p, r, r.all))
 	}
 }
 
-// pageLetters has one for every step words of the pagemap.
-func pageLetters(words []uint64, step int) string {
+// letters has one for every page of at, which are of the size of r's.
+func (m *machine) letters(p conformance.Process, r *region, at mem.Range) string {
+	words, err := p.Pagemap(at)
+	m.must(err)
 	var b strings.Builder
-	for k := 0; k < len(words); k += step {
+	for k := 0; k < len(words); k += int(r.kind.PageSize() / mem.PageSize) {
 		b.WriteString(pageLetter(words[k]))
 	}
 	return b.String()
