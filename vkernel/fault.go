@@ -196,7 +196,7 @@ func (f *faulting) anonymous() need {
 // registration no longer has and that marks no page.
 func (f *faulting) stale(s *slot, i int) pte {
 	e := s.get(i)
-	if e.marker() && e&pteWP != 0 && !f.v.is(vmWP) {
+	if e.marker() && e&ptePoison == 0 && e&pteWP != 0 && !f.v.is(vmWP) {
 		e &^= pteWP
 		s.set(i, e)
 	}
