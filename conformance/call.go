@@ -90,7 +90,10 @@ const (
 	MapFixed          = 0x10
 	MapAnonymous      = 0x20
 	MapGrowsDown      = 0x100
+	MapLocked         = 0x2000
 	MapNoReserve      = 0x4000
+	MapPopulate       = 0x8000
+	MapNonblock       = 0x10000
 	MapHugetlb        = 0x40000
 	MapFixedNoReplace = 0x100000
 	MapDroppable      = 0x8
@@ -99,11 +102,19 @@ const (
 	MremapFixed     = 2
 	MremapDontUnmap = 4
 
+	MadvNormal         = 0
+	MadvRandom         = 1
+	MadvSequential     = 2
+	MadvWillneed       = 3
 	MadvDontneed       = 4
 	MadvFree           = 8
 	MadvRemove         = 9
+	MadvDontfork       = 10
+	MadvDofork         = 11
 	MadvHugepage       = 14
 	MadvNohugepage     = 15
+	MadvWipeonfork     = 18
+	MadvKeeponfork     = 19
 	MadvPopulateRead   = 22
 	MadvPopulateWrite  = 23
 	MadvDontneedLocked = 24
@@ -151,8 +162,19 @@ const (
 	ScanCheckWPAsync = 2
 	PageIsWPAllowed  = 1 << 0
 	PageIsWritten    = 1 << 1
+	PageIsFile       = 1 << 2
+	PageIsPresent    = 1 << 3
+	PageIsSwapped    = 1 << 4
+	PageIsPfnzero    = 1 << 5
+	PageIsHuge       = 1 << 6
+	PageIsSoftDirty  = 1 << 7
+	PageIsGuard      = 1 << 8
 	PagemapPresent   = 1 << 63
+	PagemapSwapped   = 1 << 62
+	PagemapFile      = 1 << 61
+	PagemapGuard     = 1 << 58
 	PagemapWP        = 1 << 57
+	PagemapExclusive = 1 << 56
 
 	FionRead = 0x541b
 )

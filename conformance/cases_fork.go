@@ -72,6 +72,22 @@ var forkCases = []Case{
 		p.NewThread().Load(r.At(0)).Blocked() // nothing came to the parent
 		u.Next()
 	}},
+	{Name: "fork/event-waits", Rows: []string{"B.11.6", "B.11.11"}, Memory: anon, Features: forkEvent, Since: "6.12", Privileged: true, run: func(c *C) {
+		// A read of the new descriptor cannot be asked not to wait, as one of
+		// a descriptor of the system call's can.
+		p := c.Process()
+		u := p.UFFD(forkEvent)
+		p.waiting(u, 1)
+		fork := p.BeginFork(p.NewThread())
+		fork.InEvent()
+		u.Next() // the fault
+		cu := u.WantFork()
+		fork.Child()
+		iov := p.put(words(uint64(p.scratch(64)), 64))
+		p.Begin(Preadv2, u.fd, iov, 1, -1, RwfNowait).Err(EAGAIN)
+		p.Begin(Preadv2, cu.fd, iov, 1, -1, RwfNowait).Err(EOPNOTSUPP)
+		p.Begin(Preadv2, cu.fd, iov, 1, -1, 0).Err(EAGAIN)
+	}},
 	{Name: "fork/event-keeps-protection", Rows: []string{"B.13.3", "D.wp-fork-with-event", "D.events-wp"}, Memory: all,
 		Features: forkEvent | wpAny, Privileged: true, run: func(c *C) {
 			p := c.Process()

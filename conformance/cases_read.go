@@ -238,6 +238,57 @@ var pollCases = []Case{
 		p.NewThread().Load(r.At(0)).Blocked()
 		Is(c, "events of an edge", p.edges(ep), PollIn)
 	}},
+	{Name: "poll/edges-of-events", Rows: []string{"B.11.9"}, Memory: anon, Features: unmapEvent, Since: "6.12", run: func(c *C) {
+		// Each event that is read makes an edge of those that are left.
+		p := c.Process()
+		u := p.UFFD(unmapEvent)
+		ep := p.Do(EpollCreate, 0)
+		p.watchEdges(ep, u)
+		r := p.Map(3)
+		u.Watch(r.Range, missing)
+		var unmaps []*Pending
+		for i := range 3 {
+			unmaps = append(unmaps, p.NewThread().Begin(Munmap, r.At(i), r.Page()).InEvent())
+			Is(c, "events of an edge", p.edges(ep), PollIn)
+		}
+		for i := range 3 {
+			Is(c, "edges before the read", p.edges(ep), 0)
+			u.WantRange(uapi.UFFD_EVENT_UNMAP, r.Pages(i, 1))
+			unmaps[i].Value(0)
+			for _, u := range unmaps[i+1:] {
+				u.InEvent() // again: each makes the edge before it sleeps on
+			}
+			want := PollIn
+			if i == 2 {
+				want = 0
+			}
+			Is(c, "edges after the read", p.edges(ep), want)
+		}
+	}},
+	{Name: "poll/epoll-forgets", Rows: []string{"B.11.9"}, Memory: small, run: func(c *C) {
+		p := c.Process()
+		u := p.UFFD(0)
+		ep, level := p.Do(EpollCreate, 0), p.Do(EpollCreate, 0)
+		p.watchEdges(ep, u)
+		p.Do(EpollCtl, level, EpollCtlAdd, u.fd, p.put(words(PollIn, 0)))
+		_, waits := p.waiting(u, 1)
+		Is(c, "events at first", p.edges(level), PollIn)
+		// Another number for it is as good,
+		dup := p.Do(Dup, u.fd)
+		u.Close()
+		Is(c, "events while there is a duplicate", p.edges(level), PollIn)
+		// and without any it is watched no more.
+		p.Do(Close, dup)
+		waits[0].Value(0)
+		Is(c, "events afterwards", p.edges(level), 0)
+		Is(c, "edges afterwards", p.edges(ep), 0)
+		// So is one that would go on to have something to tell.
+		v := p.NewUFFD(ONonblock)
+		p.Do(EpollCtl, level, EpollCtlAdd, v.fd, p.put(words(PollIn, 0)))
+		Is(c, "events before the handshake", p.edges(level)&PollErr, PollErr)
+		v.Close()
+		Is(c, "events of a closed one", p.edges(level), 0)
+	}},
 	{Name: "fdinfo/text", Rows: []string{"B.11.10"}, Memory: small, Features: uapi.UFFD_FEATURE_WP_ASYNC | uapi.UFFD_FEATURE_MOVE, run: func(c *C) {
 		p := c.Process()
 		Is(c, "fdinfo", p.NewUFFD(0).Fdinfo(), "pending:\t0\ntotal:\t0\nAPI:\taa:0:80000000000001ff\n")

@@ -196,17 +196,23 @@ func (t *modelTask) scan(a mem.Addr) Result {
 		Flags: int(w[1]), Range: mem.Range{Start: mem.Addr(w[2]), End: mem.Addr(w[3])},
 		Regions: int(w[6]), MaxPages: w[7], Inverted: vkernel.PageCategory(w[8]),
 		Mask: vkernel.PageCategory(w[9]), AnyOf: vkernel.PageCategory(w[10]), Return: vkernel.PageCategory(w[11]),
+		Nowhere: w[5] == 0 && w[6] != 0,
 	})
+	if end != 0 {
+		binary.LittleEndian.PutUint64(b[32:], uint64(end))
+		t.proc.Poke(a, b)
+	}
 	if errno != 0 {
 		return fine(errno)
 	}
-	binary.LittleEndian.PutUint64(b[32:], uint64(end))
-	t.proc.Poke(a, b)
 	var out []byte
 	for _, r := range regions {
 		for _, v := range []uint64{uint64(r.Range.Start), uint64(r.Range.End), uint64(r.Categories)} {
 			out = binary.LittleEndian.AppendUint64(out, v)
 		}
+	}
+	if w[6] == 0 {
+		return Result{} // where nobody is told, nothing is counted
 	}
 	if len(out) > 0 {
 		t.proc.Poke(mem.Addr(w[5]), out)

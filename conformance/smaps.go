@@ -24,7 +24,7 @@ func parseSmaps(text string, r mem.Range) (out []VMA, err error) {
 		from, to, _ := strings.Cut(addrs, "-")
 		start, err1 := strconv.ParseUint(from, 16, 64)
 		end, err2 := strconv.ParseUint(to, 16, 64)
-		if err1 != nil || err2 != nil || len(rest) < 4 {
+		if err1 != nil || err2 != nil || !hasPerms(rest) {
 			return nil, errors.New("smaps line " + strconv.Quote(line) + " is not of the form of a mapping")
 		}
 		v := VMA{Range: mem.Range{Start: mem.Addr(start), End: mem.Addr(end)}, Perms: rest[:4]}
@@ -33,4 +33,18 @@ func parseSmaps(text string, r mem.Range) (out []VMA, err error) {
 		}
 	}
 	return out, nil
+}
+
+// hasPerms reports whether s begins with the permissions of a mapping.
+func hasPerms(s string) bool {
+	const yes, no = "rwxs", "---p"
+	if len(s) < len(yes) {
+		return false
+	}
+	for i := range yes {
+		if s[i] != yes[i] && s[i] != no[i] {
+			return false
+		}
+	}
+	return true
 }

@@ -268,9 +268,15 @@ func (t *task) scan(sp *space, c tracee.Call) {
 		Flags: int(w[1]), Range: r, Regions: int(w[6]), MaxPages: w[7],
 		Inverted: vkernel.PageCategory(w[8]), Mask: vkernel.PageCategory(w[9]),
 		AnyOf: vkernel.PageCategory(w[10]), Return: vkernel.PageCategory(w[11]),
+		Nowhere: w[5] == 0 && w[6] != 0,
 	})
 	if w[1]&vkernel.ScanWPMatching != 0 {
 		sp.apply(r)
+	}
+	// How far it came is told of one that fails too, unless it has not begun.
+	told := binary.LittleEndian.AppendUint64(nil, uint64(end))
+	if end != 0 && t.sp.Store(arg+4*8, told) < len(told) {
+		errno = unix.EFAULT
 	}
 	if errno != 0 {
 		t.skip(negated(errno))
@@ -282,8 +288,7 @@ func (t *task) scan(sp *space, c tracee.Call) {
 			vec = binary.LittleEndian.AppendUint64(vec, v)
 		}
 	}
-	told := binary.LittleEndian.AppendUint64(nil, uint64(end))
-	if t.sp.Store(mem.Addr(w[5]), vec) < len(vec) || t.sp.Store(arg+4*8, told) < len(told) {
+	if t.sp.Store(mem.Addr(w[5]), vec) < len(vec) {
 		t.skip(negated(unix.EFAULT))
 		return
 	}

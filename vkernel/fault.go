@@ -196,7 +196,7 @@ func (f *faulting) anonymous() need {
 // registration no longer has and that marks no page.
 func (f *faulting) stale(s *slot, i int) pte {
 	e := s.get(i)
-	if e.marker() && e&pteWP != 0 && !f.v.is(vmWP) {
+	if e.marker() && e&ptePoison == 0 && e&pteWP != 0 && !f.v.is(vmWP) {
 		e &^= pteWP
 		s.set(i, e)
 	}
@@ -289,14 +289,14 @@ func (f *faulting) object() need {
 	if around {
 		f.around(s, i)
 	}
+	if f.at.write && !v.shared() {
+		f.adopt() // before anybody is asked for the page, and be there none
+	}
 	n := v.offset(f.addr.Down()) >> mem.PageShift
 	if n >= (o.size+mem.PageSize-1)>>mem.PageShift {
 		return need{verdict: bus}
 	}
 	m := &f.as.k.mem
-	if f.at.write && !v.shared() {
-		f.adopt() // before anybody is asked for the page
-	}
 	fr, cached := o.lookupLocked(n)
 	switch {
 	case cached && v.is(vmMinor):
@@ -336,8 +336,8 @@ func (f *faulting) around(s *slot, i int) {
 		from = int((v.start - table) >> mem.PageShift)
 	}
 	for k := from; k < min(from+pages, slotPages) && table+mem.Addr(k)<<mem.PageShift < v.end; k++ {
-		if s.get(k) != 0 {
-			continue
+		if k == i || s.get(k) != 0 {
+			continue // the page itself is not among its neighbours
 		}
 		a := table + mem.Addr(k)<<mem.PageShift
 		n := v.offset(a) >> mem.PageShift

@@ -48,14 +48,16 @@ func (f *faulting) hugetlb() need {
 		s.huge = f.entry(fr, e&pteWP|pteWrite)
 		return need{}
 	}
-	if !v.shared() && f.at.write {
+	if !v.shared() && f.at.write && e&pteWP == 0 {
+		// Where it is marked the page of the file comes first, and is asked for
+		// as one that is there.
 		own, ok := v.takeHuge(n)
 		if !ok {
 			return need{verdict: bus}
 		}
 		copyHuge(h, own, fr)
 		f.adopt()
-		s.huge = f.entry(own, e&pteWP|pteWrite)
+		s.huge = f.entry(own, pteWrite)
 		return need{}
 	}
 	h.get(fr)

@@ -3,6 +3,7 @@
 package vkernel
 
 import (
+	"sync"
 	"sync/atomic"
 	"syscall"
 )
@@ -16,7 +17,12 @@ type file struct {
 	epoll *epoll
 	dev   bool   // /dev/userfaultfd
 	mem   *space // whose memory it is, as /proc/PID/mem
-	pos   atomic.Int64
+	// nowait is whether a read can be asked not to wait, by its own flags.
+	nowait bool
+	pos    atomic.Int64
+
+	mu     sync.Mutex          // taken with no other lock held
+	epolls map[*epoll]struct{} // that watch it; protected by mu
 }
 
 func newFile(flags int) *file {
@@ -38,6 +44,7 @@ func (f *file) put() {
 	}
 	switch {
 	case f.uffd != nil:
+		f.unwatch()
 		f.uffd.release()
 	case f.obj != nil:
 		f.obj.put()

@@ -91,9 +91,6 @@ func adviseFlags(v *vma, advice int) (vmaFlags, syscall.Errno) {
 	case MadvKeepOnFork:
 		f &^= vmWipeOnFork
 	case MadvHugepage, MadvNoHugepage:
-		if v.hugetlb() {
-			return f, EINVAL
-		}
 		if f &^= vmHugepage | vmNoHugepage; advice == MadvHugepage {
 			f |= vmHugepage
 		} else {
@@ -160,18 +157,26 @@ func (th *Thread) discard(r mem.Range, advice int) syscall.Errno {
 			hole.punch()
 			continue
 		}
-		if advice != MadvFree {
-			as.mu.RLock()
-			as.vmas.all(part, func(v *vma) bool {
+		as.mu.RLock()
+		as.vmas.all(part, func(v *vma) bool {
+			switch {
+			case advice != MadvFree:
 				as.zapAdvised(v, part.Intersect(v.rng()))
-				return true
-			})
-			as.mu.RUnlock()
-			if part.Len() >= worthTrimming {
-				as.mu.Lock()
-				as.pt.trim(part)
-				as.mu.Unlock()
+			case !v.anon():
+				errno = EINVAL
+			default:
+				as.pt.update(part.Intersect(v.rng()), cure)
 			}
+			return errno == 0
+		})
+		as.mu.RUnlock()
+		if errno != 0 {
+			return errno
+		}
+		if part.Len() >= worthTrimming {
+			as.mu.Lock()
+			as.pt.trim(part)
+			as.mu.Unlock()
 		}
 	}
 	if missing {
@@ -220,6 +225,15 @@ func (as *space) zapAdvised(v *vma, r mem.Range) {
 	})
 }
 
+// cure is all that MADV_FREE does to an entry while there is no want of memory:
+// the page stays, and poison goes.
+func cure(_ mem.Addr, e pte) pte {
+	if e&ptePoison != 0 {
+		return 0
+	}
+	return e
+}
+
 // stillThere returns what the VMA at the start of a range has of it, in whole
 // pages, and whether it can still be discarded: ENOMEM if that has been unmapped,
 // and what comes after it is not looked at then.
@@ -245,7 +259,9 @@ func discardable(v *vma, part mem.Range, advice int) (mem.Range, syscall.Errno) 
 			return part, EACCES
 		}
 	case MadvFree:
-		if !v.anon() || v.is(vmLocked) {
+		// That it is of no use where an object is behind is found out later,
+		// when who watches has been told.
+		if v.is(vmLocked) || v.hugetlb() {
 			return part, EINVAL
 		}
 	default:

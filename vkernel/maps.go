@@ -107,7 +107,10 @@ func (k *Kernel) pagemap(e pte, huge bool) (bits uint64) {
 	if e&pteWP != 0 {
 		bits |= wp
 	}
-	if e.marker() {
+	switch {
+	case e.marker() && huge:
+		return bits // of these no more is told
+	case e.marker():
 		return bits | swap
 	}
 	if !e.present() {

@@ -40,10 +40,11 @@ func (th *Thread) Mremap(addr mem.Addr, oldLen, newLen uint64, flags int, newAdd
 		return 0, errno
 	}
 	m.as.mu.Lock()
-	at, errno := m.apply()
-	if errno == EFAULT && m.many() {
-		at, errno = m.each()
+	do := m.apply
+	if m.many() {
+		do = m.each
 	}
+	at, errno := do()
 	m.as.mu.Unlock()
 	if errno == 0 && m.locked {
 		// What is asked for these pages is not told before that the memory has
@@ -134,7 +135,7 @@ func (m *remapping) alignHuge(v *vma) bool {
 	case m.flags&MremapFixed != 0 && m.to > taskSize-mem.Addr(m.newLen):
 		return false
 	}
-	return m.to&v.pageMask() == 0 || m.spans(v)
+	return m.to&v.pageMask() == 0
 }
 
 // spans reports whether what is to move ends behind v.

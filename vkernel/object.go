@@ -234,6 +234,9 @@ func (as *space) zapObject(v *vma, r mem.Range, copies bool) {
 			if e.present() {
 				m.huge.put(e.frame())
 			}
+			if copies {
+				return 0
+			}
 			return e & pteWP // copies and poison go too
 		})
 		return
@@ -246,6 +249,9 @@ func (as *space) zapObject(v *vma, r mem.Range, copies bool) {
 				return 0
 			}
 			return e & pteWP
+		}
+		if copies {
+			e &^= ptePoison
 		}
 		return e
 	})
@@ -269,7 +275,9 @@ func (o *object) truncate(size uint64) syscall.Errno {
 		mu.Unlock()
 	}
 	o.mu.Unlock()
-	if size < old {
+	if size < old || o.kind == kindHugetlb {
+		// Behind a file of huge pages there is nothing either when it has become
+		// longer, be it poison that somebody put there.
 		o.unmapPages(first<<o.shift, ^uint64(0)>>1, true)
 	}
 	return 0

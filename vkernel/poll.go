@@ -147,6 +147,7 @@ func (th *Thread) EpollAdd(epfd, fd int, edge bool) syscall.Errno {
 	}
 	ep.items = append(ep.items, it)
 	ep.mu.Unlock()
+	f.watch(ep, true)
 	f.uffd.addReader(it.r)
 	// In this order: what is queued before the reader is there tells nobody, and is
 	// seen here.
@@ -172,7 +173,50 @@ func (ep *epoll) close() {
 	ep.items = nil
 	ep.mu.Unlock()
 	for _, it := range items {
+		it.f.watch(ep, false)
 		it.f.uffd.dropReader(it.r)
+	}
+}
+
+// forget takes away the items of a file whose last descriptor is closed, in
+// whatever process that was.
+func (ep *epoll) forget(f *file) {
+	ep.mu.Lock()
+	var gone []*epollItem
+	ep.items = slices.DeleteFunc(ep.items, func(it *epollItem) bool {
+		if it.f == f {
+			gone = append(gone, it)
+		}
+		return it.f == f
+	})
+	ep.mu.Unlock()
+	for _, it := range gone {
+		f.uffd.dropReader(it.r)
+	}
+}
+
+// watch notes whether an epoll watches f.
+func (f *file) watch(ep *epoll, on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !on {
+		delete(f.epolls, ep)
+		return
+	}
+	if f.epolls == nil {
+		f.epolls = make(map[*epoll]struct{})
+	}
+	f.epolls[ep] = struct{}{}
+}
+
+// unwatch has all epolls forget f.
+func (f *file) unwatch() {
+	f.mu.Lock()
+	epolls := f.epolls
+	f.epolls = nil
+	f.mu.Unlock()
+	for ep := range epolls {
+		ep.forget(f)
 	}
 }
 

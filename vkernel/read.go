@@ -140,7 +140,7 @@ func (th *Thread) transfer(fd int, t transfer) (int, syscall.Errno) {
 		return -1, errno
 	case n == 0 && t.vector:
 		return 0, 0
-	case t.flags&^(RwfHipri|RwfDsync|RwfSync|RwfNowait) != 0, f.mem != nil && t.flags&RwfNowait != 0:
+	case t.flags&^(RwfHipri|RwfDsync|RwfSync|RwfNowait) != 0, t.flags&RwfNowait != 0 && (f.mem != nil || f.uffd != nil && !f.nowait):
 		return -1, EOPNOTSUPP
 	case f.mem != nil:
 		return f.transfer(th, &t, n)
@@ -308,7 +308,7 @@ func (u *uffd) takeEvent(p *Process) (msg uapi.Msg, ok bool, errno syscall.Errno
 	e := u.events[0]
 	if e.child != nil {
 		// The event leaves the queue only with a descriptor to show for it.
-		fd, errno := p.installUffd(e.child)
+		fd, errno := p.installUffd(e.child, false)
 		if out := p.as.Load().out; out != nil && errno == 0 {
 			fd, errno = out.Install(fd)
 		}
@@ -321,7 +321,13 @@ func (u *uffd) takeEvent(p *Process) (msg uapi.Msg, ok bool, errno syscall.Errno
 	u.setEvents(u.events[1:])
 	e.read = true
 	e.th.poke()
+	more := len(u.events) > 0
 	u.mu.Unlock()
+	if more {
+		// Who waits for another event is woken by this one too, and says again
+		// that there is something before it sleeps on.
+		u.wakeReaders()
+	}
 	return e.msg, true, 0
 }
 

@@ -21,6 +21,8 @@ const (
 	PageSwapped
 	PageZero
 	PageHuge
+	PageSoftDirty // none is: not every kernel keeps account
+	PageGuard     // nor is there a way to make one
 )
 
 // Flags of a scan.
@@ -39,6 +41,8 @@ type PagemapScan struct {
 	// have all of Mask, and one of AnyOf unless that is zero.
 	Inverted, Mask, AnyOf PageCategory
 	Return                PageCategory // what is told of a page
+	// Nowhere says that regions are asked for, and no place for them is given.
+	Nowhere bool
 }
 
 // PageRegion is a run of pages with the same categories.
@@ -58,17 +62,20 @@ type scan struct {
 }
 
 // PagemapScan scans the pages of a process. It returns the regions that match
-// and the address at which the scan has stopped.
+// and the address at which the scan has stopped, which is zero only if it has
+// not begun.
 func (th *Thread) PagemapScan(p *Process, arg PagemapScan) ([]PageRegion, mem.Addr, syscall.Errno) {
 	th.enter()
 	defer th.leave()
-	const all = PageHuge<<1 - 1
+	const all = PageGuard<<1 - 1
 	switch {
 	case arg.Flags&^(ScanWPMatching|ScanCheckWPAsync) != 0, !arg.Range.Start.Aligned(),
 		(arg.Inverted|arg.Mask|arg.AnyOf|arg.Return)&^all != 0:
 		return nil, 0, EINVAL
-	case arg.Range.End > taskSize:
+	case arg.Range.Start > arg.Range.End || arg.Range.End > taskSize:
 		return nil, 0, EFAULT
+	case arg.Nowhere:
+		return nil, 0, EINVAL
 	}
 	arg.Range.End = arg.Range.End.Up()
 	as := p.as.Load()
@@ -76,10 +83,12 @@ func (th *Thread) PagemapScan(p *Process, arg PagemapScan) ([]PageRegion, mem.Ad
 	defer as.mu.RUnlock()
 	s := scan{PagemapScan: arg, as: as, end: arg.Range.End}
 	errno := syscall.Errno(0)
-	as.vmas.all(arg.Range, func(v *vma) bool {
-		errno = s.vma(v)
-		return errno == 0 && !s.full
-	})
+	if !arg.Range.Empty() {
+		as.vmas.all(arg.Range, func(v *vma) bool {
+			errno = s.vma(v)
+			return errno == 0 && !s.full
+		})
+	}
 	if errno != 0 {
 		return nil, s.end, errno
 	}
@@ -142,13 +151,16 @@ func (s *scan) page(v *vma, a, end mem.Addr, c PageCategory) {
 	case e.marker():
 		c |= PageSwapped
 	}
-	if !s.match(a, end, c) || !protect || e&ptePoison != 0 {
+	// A huge page that is not there matches what does not ask for written ones,
+	// and stays without a mark.
+	if !s.match(a, end, c) || !protect || c&PageWritten == 0 {
 		return
 	}
-	if v.hugetlb() {
-		sl.huge = e.protect()
-	} else {
+	switch {
+	case !v.hugetlb():
 		sl.set(index(a), e.protect())
+	case e&ptePoison == 0:
+		sl.huge = e.protect()
 	}
 }
 

@@ -50,7 +50,7 @@ func createSeed(th *Thread, flags int) (int, syscall.Errno) {
 	if flags&^(OCloexec|ONonblock) != 0 {
 		return -1, EINVAL
 	}
-	return th.p.installUffd(th.p.k.newUffd(th.p.as.Load(), flags))
+	return th.p.installUffd(th.p.k.newUffd(th.p.as.Load(), flags), false)
 }
 
 // denySeed refuses an access that cannot wait, and one that has waited once:

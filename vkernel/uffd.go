@@ -164,13 +164,15 @@ func (th *Thread) newDescriptor(flags int) (int, syscall.Errno) {
 		return -1, EINVAL
 	}
 	u := th.p.k.newUffd(th.p.as.Load(), flags)
-	return th.p.installUffd(u)
+	return th.p.installUffd(u, true)
 }
 
-// installUffd gives u a file in the table of p.
-func (p *Process) installUffd(u *uffd) (int, syscall.Errno) {
+// installUffd gives u a file in the table of p. Linux lets only one that the
+// system call or the device has made be asked not to wait, by the flags of a
+// read, and none that came with a fork.
+func (p *Process) installUffd(u *uffd, nowait bool) (int, syscall.Errno) {
 	f := newFile(p.k.profile.openMode | u.flags&ONonblock)
-	f.uffd = u
+	f.uffd, f.nowait = u, nowait
 	// The number comes last: nobody meets a file that is not whole.
 	p.k.reach(PhaseInstall, nil, 0)
 	fd, errno := p.install(f, u.flags&OCloexec != 0)

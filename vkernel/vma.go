@@ -40,8 +40,7 @@ const (
 
 	vmUffd   = vmMissing | vmWP | vmMinor
 	vmAccess = vmRead | vmWrite | vmExec
-	// vmLockedMask is a lock that brings no pages in. smaps does not tell it
-	// from one that does.
+	// vmLockedMask is a lock that brings no pages in.
 	vmLockedMask = vmLocked | vmLockOnFault
 )
 
@@ -54,6 +53,7 @@ var flagNames = []struct {
 	{vmMayRead, "mr"}, {vmMayWrite, "mw"}, {vmMayExec, "me"}, {vmMayShare, "ms"},
 	{vmGrowsDown, "gd"}, {vmMissing, "um"}, {vmWP, "uw"}, {vmLocked, "lo"},
 	{vmSeq, "sr"}, {vmRand, "rr"}, {vmDontCopy, "dc"}, {vmDontExpand, "de"},
+	{vmLockOnFault, "lf"},
 	{vmAccount, "ac"}, {vmNoReserve, "nr"}, {vmHugetlb, "ht"},
 	{vmWipeOnFork, "wf"}, {vmHugepage, "hg"}, {vmNoHugepage, "nh"}, {vmMinor, "ui"},
 }

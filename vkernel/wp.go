@@ -66,7 +66,13 @@ func (u *uffd) writeProtect(r mem.Range, on bool) syscall.Errno {
 // was never there: shared memory always, other where it was asked for.
 func (as *space) protectPages(v *vma, r mem.Range, on bool) {
 	if !on {
-		lift := func(_ mem.Addr, e pte) pte { return e &^ pteWP }
+		// Poison keeps the mark that a scan has given it.
+		lift := func(_ mem.Addr, e pte) pte {
+			if e&ptePoison != 0 {
+				return e
+			}
+			return e &^ pteWP
+		}
 		if v.hugetlb() {
 			as.pt.updateHuge(r, lift)
 		} else {

@@ -100,6 +100,14 @@ func (m *machine) finish() {
 	}
 	for i := range m.regions {
 		r := &m.regions[i]
+		low := r.below()
+		vmas, err := m.p.Maps(low)
+		m.must(err)
+		for a := low.Start; a < low.End && len(vmas) > 0; a += mem.PageSize {
+			if !m.tell("  below: ", a) {
+				return
+			}
+		}
 		for a := r.all.Start; a < r.all.End; a += mem.Addr(r.kind.PageSize()) {
 			if !m.tell("  ", a) || r.file != none && !m.tell("  its alias: ", r.alias.Start+(a-r.all.Start)) {
 				return

@@ -4,9 +4,10 @@
 // may be a model, and says where they differ.
 //
 // A [Script] is a list of operations: mapping, protecting, moving, dropping
-// and touching memory from several threads, forking, and every request of a
-// userfaultfd; calls and requests have good, borderline and bad arguments. [Random] makes one of
-// a seed. An operation is a kind and a few small numbers, which [Trace]
+// and touching memory from several threads, memory that grows down, files that
+// change their size, forking, scans of the pagemap, and every request of a
+// userfaultfd and way of reading it; calls and requests have good, borderline
+// and bad arguments. [Random] makes one of a seed. An operation is a kind and a few small numbers, which [Trace]
 // turns into something that makes sense at that point, or into nothing: so
 // any part of a script is a script, and [Shrink] may cut at will.
 //
@@ -15,7 +16,17 @@
 // looked at. Where two threads have queued messages at once, whose order is
 // anybody's, all messages are read and sorted.
 //
+// What is compared is what calls and accesses come to, all messages, and after
+// every operation the mappings of the process and of its children, with all flags
+// that smaps has, and the pagemap of every page: there or marked, protected, of a
+// file, mapped once. At the end it is the content. Poison is a mark in the pagemap,
+// but among huge pages, and a signal at the end.
+//
 // # What is left out
+//
+// Of the layout, the frames, and whether a page was written since somebody asked
+// (soft-dirty, the flag sd), which not every kernel keeps account of. Of a read
+// that ends early, what is behind its last whole message.
 //
 // Linux 6.18 has answers that depend on chance or never come. Scripts do not
 // ask for them, on either side:

@@ -20,16 +20,17 @@ func init() {
 		"store": func(m *machine, o Op) {
 			m.touch(o, conformance.Store8)
 		},
+		"below":    below,
 		"cas":      func(m *machine, o Op) { m.touch(o, conformance.CAS64) },
 		"write":    write,
 		"populate": populate,
-		"mmap":     mmap, "munmap": munmap, "mprotect": mprotect, "mremap": mremap, "madvise": madvise, "mlock": mlock, "lockall": lockall, "mincore": mincore, "mem": selfMem,
-		"alias": alias, "punch": punch,
+		"mmap":     mmap, "munmap": munmap, "mprotect": mprotect, "mremap": mremap, "madvise": madvise, "advise": advise, "mlock": mlock, "lockall": lockall, "mincore": mincore, "mem": selfMem, "scan": scan,
+		"alias": alias, "punch": punch, "truncate": truncate,
 		"fork": fork, "child": child, "signal": signal,
 		"open": open, "close": closeFD, "api": api, "request": request,
 		"register": register, "unregister": unregister, "wake": wake,
 		"copy": copyPages, "zeropage": zeropage, "continue": continuePages, "poison": poison, "move": move, "protect": protect,
-		"read": read, "poll": poll,
+		"read": read, "readv": readv, "epoll": epoll, "poll": poll,
 	}
 }
 
@@ -48,12 +49,15 @@ func even[T any](list []T, arg uint16) T { return list[int(arg)%len(list)] }
 func (m *machine) pages(r, p, n uint16) (*region, mem.Range) {
 	reg := &m.regions[int(r)%regions]
 	first := int(p) % reg.pages
+	if p >= 62 && !reg.kind.Huge() {
+		first = 61 - int(p) // below it, where memory may have grown to
+	}
 	count := 1
 	if n%4 != 0 {
 		count = 1 + int(n)%(reg.pages-first)
 	}
 	size := reg.kind.PageSize()
-	return reg, mem.MakeRange(reg.all.Start+mem.Addr(uint64(first)*size), uint64(count)*size)
+	return reg, mem.MakeRange(reg.all.Start+mem.Addr(int64(first)*int64(size)), uint64(count)*size)
 }
 
 // free returns an idle thread, or nil.
@@ -122,6 +126,23 @@ func (m *machine) touch(o Op, c conformance.Call) {
 	a.brings(r, c == conformance.Load8, c != conformance.Load8)
 }
 
+// below touches what is before a region, near and far: memory that grows down
+// comes to be there, and other memory does not.
+func below(m *machine, o Op) {
+	a := m.free(o.Arg[0])
+	if a == nil {
+		return
+	}
+	n := even([]uint64{1, 2, 3, 16, 17, 255, 256, 257, 300, 500, 2039, 2040, 2041, 2048}, o.Arg[2])
+	at := m.regions[int(o.Arg[1])%regions].all.Start - mem.Addr(n*mem.PageSize)
+	if m.stale(at) {
+		return
+	}
+	call := even([]conformance.Call{conformance.Store8, conformance.Load8}, o.Arg[3])
+	m.begin(a, call, at+own(o.Arg[0]%workers), 'd')
+	a.brings(mem.MakeRange(at, mem.PageSize), call == conformance.Load8, call != conformance.Load8)
+}
+
 func write(m *machine, o Op) {
 	if a := m.free(o.Arg[0]); a != nil {
 		_, r := m.pages(o.Arg[1], o.Arg[2], 0)
@@ -133,15 +154,6 @@ func write(m *machine, o Op) {
 	}
 }
 
-func populate(m *machine, o Op) {
-	if a := m.free(o.Arg[0]); a != nil {
-		_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-		advice := even([]int{conformance.MadvPopulateRead, conformance.MadvPopulateWrite}, o.Arg[4])
-		m.begin(a, conformance.Madvise, r.Start, r.Len(), advice)
-		a.brings(r, advice == conformance.MadvPopulateRead, advice == conformance.MadvPopulateWrite)
-	}
-}
-
 func mmap(m *machine, o Op) {
 	a := m.free(o.Arg[0])
 	if a == nil {
@@ -149,7 +161,10 @@ func mmap(m *machine, o Op) {
 	}
 	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
 	prot := pick([]int{3, 1, 0}, o.Arg[4])
-	m.begin(a, conformance.Mmap, r.Start, r.Len(), prot, reg.flags(), reg.file, uint64(r.Start-reg.all.Start))
+	flags := reg.flags() | pick([]uint64{0, conformance.MapPopulate, conformance.MapGrowsDown, conformance.MapLocked,
+		conformance.MapNoReserve, conformance.MapPopulate | conformance.MapNonblock,
+		conformance.MapGrowsDown | conformance.MapPopulate, conformance.MapGrowsDown}, o.Arg[5])
+	m.begin(a, conformance.Mmap, r.Start, r.Len(), prot, flags, reg.file, uint64(r.Start-reg.all.Start))
 	a.brings(r, true, true)
 }
 
@@ -168,31 +183,6 @@ func mprotect(m *machine, o Op) {
 	m.say("  %v", res)
 }
 
-func mlock(m *machine, o Op) {
-	// Only unlocking and locking what need not be brought in: the control
-	// thread must not block.
-	_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-	if o.Arg[4]%2 == 0 {
-		if a := m.free(o.Arg[0]); a != nil {
-			m.begin(a, conformance.Mlock2, r.Start, r.Len(), pick([]int{0, conformance.MlockOnFault}, o.Arg[5]))
-			a.brings(r, true, true)
-		}
-		return
-	}
-	m.say("  %v", m.call(conformance.Munlock, r.Start, r.Len()))
-}
-
-// lockall locks what will be mapped, or nothing. All of the process would be
-// more than a script has to do with.
-func lockall(m *machine, o Op) {
-	const future, onFault = conformance.MclFuture, conformance.MclOnFault
-	if flags := pick([]int{future, future | onFault, -1, onFault, 0}, o.Arg[0]); flags >= 0 {
-		m.say("  %v", m.call(conformance.Mlockall, flags))
-		return
-	}
-	m.say("  %v", m.call(conformance.Munlockall))
-}
-
 func mincore(m *machine, o Op) {
 	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
 	n := r.Len()
@@ -204,7 +194,7 @@ func mincore(m *machine, o Op) {
 	case 62:
 		n = 1 << 63
 	}
-	vec := make([]byte, smallSize+1)
+	vec := make([]byte, smallSize+belowPages+1)
 	if reg.kind.Huge() {
 		vec = make([]byte, hugeSize<<9+1)
 	}
@@ -268,31 +258,6 @@ func mremap(m *machine, o Op) {
 	a.brings(near(to, n), true, true)
 }
 
-func madvise(m *machine, o Op) {
-	if a := m.free(o.Arg[0]); a != nil {
-		_, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-		start, n := badRange(r, o.Arg[5])
-		a.drops = near(start, n)
-		advice := even([]int{
-			conformance.MadvDontneed, conformance.MadvRemove, conformance.MadvDontneed, conformance.MadvDontneedLocked,
-		}, o.Arg[4])
-		if o.Arg[6] == 63 {
-			advice = 99
-		}
-		m.begin(a, conformance.Madvise, start, n, advice)
-	}
-}
-
-// stale is true where a processor may still see a page that is gone. Linux
-// 6.18 flushes what processors remember of dropped pages at the end of
-// madvise, and sleeps for REMOVE events of later mappings before that: an
-// access meanwhile finds the old page on one processor and faults on another.
-func (m *machine) stale(at mem.Addr) bool {
-	return slices.ContainsFunc(m.actors, func(a *actor) bool {
-		return a.last == conformance.InEvent && a.drops.Contains(at)
-	})
-}
-
 // alias writes or reads a page by way of another mapping of its file.
 func alias(m *machine, o Op) {
 	reg, r := m.pages(o.Arg[1], o.Arg[2], 0)
@@ -305,15 +270,6 @@ func alias(m *machine, o Op) {
 		return
 	}
 	m.say("  %v", m.call(conformance.Load8, a))
-}
-
-func punch(m *machine, o Op) {
-	reg, r := m.pages(o.Arg[1], o.Arg[2], o.Arg[3])
-	if reg.file == none {
-		return
-	}
-	m.say("  %v", m.call(conformance.Fallocate, reg.file, conformance.FallocPunchHole|conformance.FallocKeepSize,
-		uint64(r.Start-reg.all.Start), r.Len()))
 }
 
 func fork(m *machine, o Op) {

@@ -5,7 +5,6 @@ package differential
 import (
 	"encoding/binary"
 	"fmt"
-	"sort"
 	"strings"
 	"time"
 
@@ -23,6 +22,11 @@ const (
 
 	base mem.Addr = 0x20_0000_0000
 	gap           = 16 << 20
+	// before is how much of its place a region leaves free: memory grows down
+	// there. belowPages of it have a page table with the region, and are named
+	// like the region's own.
+	before     = 2<<20 + 1<<16
+	belowPages = 2
 	// Aliases of the regions' files are here, and are never registered.
 	aliasBase mem.Addr = 0x28_0000_0000
 
@@ -38,6 +42,15 @@ type region struct {
 	alias mem.Range // of the file
 	// marked says that huge pages may have been protected.
 	marked bool
+}
+
+// below are the pages before the region that have names. Where pages are huge
+// there are none.
+func (r *region) below() mem.Range {
+	if r.kind.Huge() {
+		return mem.Range{Start: r.all.Start, End: r.all.Start}
+	}
+	return mem.Range{Start: r.all.Start - belowPages*mem.PageSize, End: r.all.Start}
 }
 
 func (r *region) mark() { r.marked = r.marked || r.kind.Huge() }
@@ -69,9 +82,11 @@ type machine struct {
 	actors  []*actor
 	kids    []*actor
 	regions [regions]region
-	fds     []uint64 // of userfaultfds; closed ones are none
+	fds     []uint64           // of userfaultfds; closed ones are none
+	epolls  map[int]*[2]uint64 // by the index of the descriptor that they watch
 	forks   int
 	selfMem uint64   // /proc/self/mem
+	pagemap uint64   // /proc/self/pagemap
 	scratch mem.Addr // arguments
 	fills   mem.Addr // sources of copies, one page of each letter
 	// muddled says that two threads have queued messages at once.
@@ -105,9 +120,10 @@ func newMachine(b conformance.Backend, s Script) (m *machine, err error) {
 			m, err = nil, f.err
 		}
 	}()
-	m = &machine{b: b, p: p, control: p.Main(), scratch: p.Scratch().Start}
+	m = &machine{b: b, p: p, control: p.Main(), scratch: p.Scratch().Start, epolls: map[int]*[2]uint64{}}
 	m.fills = (m.scratch + 1<<16).Up()
 	m.selfMem = m.do(conformance.OpenSelfMem, conformance.ORdwr)
+	m.pagemap = m.do(conformance.OpenPagemap)
 	huge := false
 	for i, k := range s.Memory {
 		huge = huge || k.Huge()
@@ -147,7 +163,8 @@ func (m *machine) makeRegion(i int, k conformance.Memory) {
 		m.must(m.b.Huge(regions * hugeSize * 4))
 	}
 	n := uint64(r.pages) * k.PageSize()
-	r.all = mem.MakeRange(base+mem.Addr(i*gap), n)
+	start := base + mem.Addr(i*gap) + before
+	r.all = mem.MakeRange(start&^mem.Addr(k.PageSize()-1), n)
 	if k.File() {
 		flags := 0
 		if k.Huge() {
@@ -299,55 +316,4 @@ func (m *machine) ended(a *actor) string {
 
 func (m *machine) say(format string, args ...any) {
 	m.trace = append(m.trace, fmt.Sprintf(format, args...))
-}
-
-// layout says what is mapped, and which pages are there and protected.
-func (m *machine) layout() {
-	vmas, err := m.p.Maps(mem.MakeRange(base, regions*gap))
-	m.must(err)
-	for i := range m.regions {
-		r := &m.regions[i]
-		words, err := m.p.Pagemap(r.all)
-		m.must(err)
-		var b strings.Builder
-		for _, v := range vmas {
-			if v.Overlaps(mem.MakeRange(r.all.Start, max(r.all.Len(), 1<<19))) {
-				fmt.Fprintf(&b, " %#x+%#x %s%s", uint64(v.Start-r.all.Start), v.Len(), v.Perms, interesting(v.Flags))
-			}
-		}
-		b.WriteString(" |")
-		for k := 0; k < len(words); k += int(r.kind.PageSize() / mem.PageSize) {
-			b.WriteByte(pageLetter(words[k]))
-		}
-		m.say("  region %d:%s", i, &b)
-	}
-}
-
-// interesting keeps of VmFlags what both sides have to agree on.
-func interesting(flags string) string {
-	var out []string
-	for _, f := range strings.Fields(flags) {
-		switch f {
-		case "um", "uw", "ui", "lo":
-			out = append(out, f)
-		}
-	}
-	sort.Strings(out)
-	if len(out) == 0 {
-		return ""
-	}
-	return " " + strings.Join(out, " ")
-}
-
-// pageLetter is a page's state: there, and with a capital protected.
-func pageLetter(w uint64) byte {
-	switch {
-	case w&conformance.PagemapPresent != 0 && w&conformance.PagemapWP != 0:
-		return 'P'
-	case w&conformance.PagemapPresent != 0:
-		return 'p'
-	case w&conformance.PagemapWP != 0:
-		return 'W'
-	}
-	return '.'
 }

@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"sort"
-	"strings"
 	"time"
 
 	"github.com/faultline-go/faultline/conformance"
@@ -126,7 +124,11 @@ func open(m *machine, o Op) {
 	m.fds = append(m.fds, r.Value)
 	// Not by way of m.fd: it is the newest.
 	var b []byte
-	for _, w := range []uint64{uapi.UFFD_API, uint64(even(features, o.Arg[1])), sentinel} {
+	asked := even(features, o.Arg[1])
+	if o.Arg[3] >= 48 {
+		asked |= uapi.UFFD_FEATURE_WP_ASYNC
+	}
+	for _, w := range []uint64{uapi.UFFD_API, uint64(asked), sentinel} {
 		b = binary.LittleEndian.AppendUint64(b, w)
 	}
 	if o.Arg[2] == 60 {
@@ -271,121 +273,4 @@ func protect(m *machine, o Op) {
 	reg.mark()
 	start, n := rng(r, o.Arg[5])
 	m.ioctl(o.Arg[0], uapi.UFFDIO_WRITEPROTECT, start, n, mode(o.Arg[4], 1, 0, 1, 2))
-}
-
-func poll(m *machine, o Op) {
-	fd, name := m.fd(o.Arg[0])
-	if fd == none {
-		return
-	}
-	m.p.Poke(m.scratch, binary.LittleEndian.AppendUint64(nil, fd|conformance.PollIn<<32))
-	m.do(conformance.Poll, m.scratch, 1, 0)
-	var b [8]byte
-	m.p.Peek(m.scratch, b[:])
-	text, err := m.p.Fdinfo(int(fd))
-	m.must(err)
-	_, text, _ = strings.Cut(text, "pending:")
-	m.say("  %s: %#x, pending%s", name, binary.LittleEndian.Uint64(b[:])>>48, strings.ReplaceAll(text, "\n", " "))
-}
-
-// read reads messages. When their order is anybody's it reads all there are
-// of every descriptor.
-func read(m *machine, o Op) {
-	if m.muddled {
-		m.muddled = false
-		for i := range m.fds {
-			if m.fds[i] != none {
-				m.drain(i)
-			}
-		}
-		return
-	}
-	fd, name := m.fd(o.Arg[0])
-	if fd == none {
-		return
-	}
-	size := pick([]int{32, 64, 320, 63, 31, 0, 95}, o.Arg[1])
-	buf := m.scratch
-	if o.Arg[2] == 63 {
-		buf = 8
-	}
-	msgs, errno := m.messages(fd, buf, size)
-	m.say("  %s: %v %s", name, errno, strings.Join(msgs, ", "))
-	events := 0
-	for _, msg := range msgs {
-		if !strings.HasPrefix(msg, faultName) {
-			events++
-		}
-	}
-	// Threads that are told at once go on to the next events of their calls
-	// at once.
-	m.muddled = m.muddled || events > 1
-}
-
-// drain reads all messages of a descriptor and sorts them.
-func (m *machine) drain(i int) {
-	var all []string
-	for {
-		msgs, errno := m.messages(m.fds[i], m.scratch, 32*uapi.MsgSize)
-		if errno != conformance.OK {
-			sort.Strings(all)
-			m.say("  fd%d: %s, %v", i, strings.Join(all, ", "), errno)
-			return
-		}
-		all = append(all, msgs...)
-		m.settleQuietly()
-	}
-}
-
-// settleQuietly lets threads whose events were read go on to the next, which
-// is part of what is being drained.
-func (m *machine) settleQuietly() {
-	for calm := 0; calm < 2; {
-		calm++
-		for _, a := range m.everybody() {
-			if a.task.State() == conformance.Running {
-				calm = 0
-				a.task.Wait(100 * time.Microsecond)
-			}
-		}
-	}
-}
-
-func (m *machine) messages(fd uint64, buf mem.Addr, size int) ([]string, conformance.Errno) {
-	r := m.call(conformance.Read, fd, buf, size)
-	if r.Errno != 0 {
-		return nil, r.Errno
-	}
-	b := make([]byte, r.Value)
-	m.p.Peek(buf, b)
-	var out []string
-	for ; len(b) > 0; b = b[uapi.MsgSize:] {
-		msg, err := uapi.ParseMsg(b[:uapi.MsgSize])
-		m.must(err)
-		out = append(out, m.message(msg))
-	}
-	return out, 0
-}
-
-// faultName is what a fault is printed as, and no other message.
-var faultName = uapi.UFFD_EVENT_PAGEFAULT.String()
-
-// message prints one, with numbers of the machine replaced by names.
-func (m *machine) message(msg uapi.Msg) string {
-	switch msg.Event {
-	case uapi.UFFD_EVENT_FORK:
-		m.fds = append(m.fds, uint64(msg.ForkFD()))
-		return fmt.Sprintf("FORK fd%d %x %x", len(m.fds)-1, msg.Word[1:], msg.Reserved)
-	case uapi.UFFD_EVENT_PAGEFAULT:
-		if tid := int(uint32(msg.Word[2])); tid != 0 {
-			name := "nobody"
-			for _, a := range m.everybody() {
-				if a.task.TID() == tid {
-					name = a.name
-				}
-			}
-			return fmt.Sprintf("%s %x of %s", faultName, msg.Word[:2], name)
-		}
-	}
-	return fmt.Sprintf("%v %x %x", msg.Event, msg.Word, msg.Reserved)
 }

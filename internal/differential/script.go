@@ -123,13 +123,13 @@ var weights = []struct {
 	kind string
 	n    int
 }{
-	{"load", 8}, {"store", 8}, {"cas", 2}, {"write", 2}, {"populate", 2},
-	{"mmap", 3}, {"munmap", 2}, {"mprotect", 3}, {"mremap", 3}, {"madvise", 5}, {"mlock", 2}, {"lockall", 1}, {"mincore", 1}, {"mem", 2},
-	{"alias", 4}, {"punch", 1},
+	{"load", 8}, {"store", 8}, {"cas", 2}, {"write", 2}, {"populate", 2}, {"below", 2},
+	{"mmap", 3}, {"munmap", 2}, {"mprotect", 3}, {"mremap", 3}, {"madvise", 5}, {"advise", 2}, {"mlock", 2}, {"lockall", 1}, {"mincore", 1}, {"mem", 2}, {"scan", 4},
+	{"alias", 4}, {"punch", 2}, {"truncate", 3},
 	{"open", 2}, {"close", 1}, {"api", 1}, {"request", 1},
 	{"register", 10}, {"unregister", 3}, {"wake", 3},
 	{"copy", 10}, {"zeropage", 5}, {"continue", 4}, {"poison", 3}, {"move", 5}, {"protect", 8},
-	{"read", 10}, {"poll", 2}, {"fork", 1}, {"child", 2}, {"signal", 2},
+	{"read", 10}, {"readv", 3}, {"poll", 2}, {"epoll", 3}, {"fork", 1}, {"child", 2}, {"signal", 2},
 }
 
 // Random returns the script of a seed, with n operations on some kinds of

@@ -195,3 +195,23 @@ func perms(v VMA) string {
 	}
 	return string(b)
 }
+
+// FuzzStatm: what is taken counts whole pages, and each once.
+func FuzzStatm(f *testing.F) {
+	f.Add("100 50 20 1 0 60 0\n")
+	f.Add("0 20 50")
+	f.Add("1 4503599627370495 4503599627370495")
+	f.Fuzz(func(t *testing.T, s string) {
+		u, err := parseStatm(s)
+		if err != nil {
+			return
+		}
+		if u.Anon%mem.PageSize != 0 || u.File%mem.PageSize != 0 || u.Anon+u.File < u.Anon {
+			t.Errorf("%q is %+v", s, u)
+		}
+		again, err := parseStatm(fmt.Sprintf("0 %d %d 0\n", (u.Anon+u.File)/mem.PageSize, u.File/mem.PageSize))
+		if err != nil || again != u {
+			t.Errorf("%q is %+v, and read back %+v, %v", s, u, again, err)
+		}
+	})
+}
