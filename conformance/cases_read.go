@@ -286,8 +286,19 @@ var pollCases = []Case{
 		v := p.NewUFFD(ONonblock)
 		p.Do(EpollCtl, level, EpollCtlAdd, v.fd, p.put(words(PollIn, 0)))
 		Is(c, "events before the handshake", p.edges(level)&PollErr, PollErr)
+		dup = p.Do(Dup, v.fd)
 		v.Close()
+		Is(c, "events of a duplicate", p.edges(level)&PollErr, PollErr)
+		p.Do(Close, dup)
 		Is(c, "events of a closed one", p.edges(level), 0)
+		// One that blocks is in error for good.
+		w := p.NewUFFD(0)
+		p.Do(EpollCtl, level, EpollCtlAdd, w.fd, p.put(words(PollIn, 0)))
+		dup = p.Do(Dup, w.fd)
+		w.Close()
+		Is(c, "events of a duplicate that blocks", p.edges(level), PollErr)
+		p.Do(Close, dup)
+		Is(c, "events of a closed one that blocked", p.edges(level), 0)
 	}},
 	{Name: "fdinfo/text", Rows: []string{"B.11.10"}, Memory: small, Features: uapi.UFFD_FEATURE_WP_ASYNC | uapi.UFFD_FEATURE_MOVE, run: func(c *C) {
 		p := c.Process()

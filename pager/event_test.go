@@ -209,6 +209,40 @@ func TestLeavesWhileLookedUp(t *testing.T) {
 	})
 }
 
+// TestIsBackWhenLookedUp: a page is missing at the moment in which the kernel is asked for
+// it, and is there again when that has answered. It was said to be lost, and was not.
+func TestIsBackWhenLookedUp(t *testing.T) {
+	simulate(t, Config{Readahead: -1}, func(r *rig) {
+		var k *sim
+		asked := 0
+		k, s := r.start(600, func(c *SpaceConfig) {
+			c.Present = func(rg mem.Range, f func(mem.Range)) error {
+				if rg == pages(7, 1) {
+					asked++
+					return nil
+				}
+				return k.presentIn(rg, f)
+			}
+		})
+		r.fill(k, 0, 200, 1)
+		var again []uapi.Msg
+		for tid := range uint32(enough) {
+			again = append(again, faultMsg(page(7), tid+2))
+		}
+		k.tell(again...)
+		time.Sleep(time.Second)
+		settled()
+		if asked == 0 {
+			t.Fatal("nobody asked for the page")
+		}
+		if st := s.pageState(7); st != resident {
+			t.Errorf("the page is %v", st)
+		}
+		r.wantPage(k, page(7), pattern(8))
+		r.wantCounts()
+	})
+}
+
 // TestMarkAfterClose: pages that are found in a space that was closed
 // meanwhile count for nobody.
 func TestMarkAfterClose(t *testing.T) {

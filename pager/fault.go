@@ -5,6 +5,7 @@ package pager
 import (
 	"fmt"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/faultline-go/faultline/mem"
@@ -231,19 +232,39 @@ func (s *Space) refault(f fault) {
 	}
 	s.mu.Lock()
 	e = s.table.peek(f.page)
-	still := e != nil && e.state == resident && e.stamp == stamp
-	if still {
-		s.vanish(e)
-		s.dropHint(e)
-		s.table.set(f.page, entry{state: poisoned})
-	}
+	still := e != nil && e.state == resident && e.stamp == stamp && !s.inLimbo(f.page)
 	s.mu.Unlock()
 	if !still {
 		s.serveFault(f) // the evictor has taken it, while we looked
 		return
 	}
-	s.lost(f.page, fmt.Errorf("it left memory, and not by our hand"))
-	s.poison(f.page)
+	// It may have been on its way out when we looked, and have come back since. The
+	// kernel poisons nothing that is there: so it is asked first, and believed.
+	r := mem.MakeRange(f.page.Addr(), mem.PageSize)
+	switch _, errno := s.fd.Poison(r, 0); errno {
+	case 0:
+	case syscall.EEXIST, syscall.ENOENT:
+		s.wake(f.page)
+		return
+	case syscall.EAGAIN:
+		s.park(f, changing)
+		return
+	default:
+		s.must("UFFDIO_POISON", r, errno)
+		return
+	}
+	s.mu.Lock()
+	what := "unknown"
+	if e = s.table.peek(f.page); e != nil {
+		what = fmt.Sprintf("%v, tried %d times, flags %d", e.state, e.stuck, e.flags)
+		if e.state == resident {
+			s.vanish(e)
+			s.dropHint(e)
+			s.table.set(f.page, entry{state: poisoned})
+		}
+	}
+	s.mu.Unlock()
+	s.lost(f.page, fmt.Errorf("it left memory, and not by our hand (for thread %d; %s)", f.tid, what))
 }
 
 func (s *Space) stateOf(pg mem.Page) state {

@@ -14,10 +14,16 @@ import (
 	"github.com/faultline-go/faultline/tracee"
 )
 
+// item is what the kernel knows an interest by: the number says nothing once it is
+// closed, and the file may have others.
+type item struct {
+	file *file
+	fd   int
+}
+
 // interest is a descriptor of ours in an epoll(7), which the kernel knows as a pipe: that
 // is never in the state of error in which a descriptor is that blocks.
 type interest struct {
-	file   *file
 	events uint32
 	data   [8]byte
 	told   bool // of the error, where that is told once
@@ -37,10 +43,10 @@ func (t *task) epollCtl(f *file, c tracee.Call) {
 	switch {
 	case t.call.Errno != 0:
 	case op == unix.EPOLL_CTL_DEL:
-		delete(k.epolls[epoll], fd)
+		delete(k.epolls[epoll], item{f, fd})
 	default:
 		t.watchWaits(k, epoll)
-		k.epolls[epoll][fd] = &interest{file: f, events: binary.LittleEndian.Uint32(ev), data: [8]byte(ev[epollEventSize-8:])}
+		k.epolls[epoll][item{f, fd}] = &interest{events: binary.LittleEndian.Uint32(ev), data: [8]byte(ev[epollEventSize-8:])}
 	}
 	t.resume(0)
 }
@@ -57,9 +63,9 @@ func (t *task) watchWaits(k *filters, epoll int) {
 	})
 	t.session("install a filter", func(s *inject.Session) error { return s.Install(p.end()) })
 	if k.epolls == nil {
-		k.epolls = make(map[int]map[int]*interest)
+		k.epolls = make(map[int]map[item]*interest)
 	}
-	k.epolls[epoll] = make(map[int]*interest)
+	k.epolls[epoll] = make(map[item]*interest)
 }
 
 // epollWait tells of errors, without waiting, or has the kernel wait where there are
@@ -68,12 +74,13 @@ func (t *task) epollWait(c tracee.Call) {
 	var bad []*interest
 	most := int(int32(c.Args[2]))
 	k := t.p.filters[t.th.Process()]
-	for fd, e := range k.epolls[int(int32(c.Args[0]))] {
+	items := k.epolls[int(int32(c.Args[0]))]
+	for it, e := range items {
 		switch {
-		case e.file.closed || t.p.identify(t.th.Process(), fd) != e.file:
-			// The kernel forgets it with the last descriptor.
+		case it.file.closed || it.file.abandoned():
+			delete(items, it) // the kernel forgets it with the last descriptor
 		case e.told && e.events&(unix.EPOLLET|unix.EPOLLONESHOT) != 0:
-		case len(bad) < most && t.sp.v.Blocking(t.sp.handle(e.file)):
+		case len(bad) < most && t.sp.v.Blocking(t.sp.handle(it.file)):
 			bad = append(bad, e)
 		}
 	}

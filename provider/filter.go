@@ -47,7 +47,7 @@ type filters struct {
 	proc, written map[int]bool
 	// epolls are descriptors of ours by the number of the epoll(7) that they are in,
 	// and their own.
-	epolls map[int]map[int]*interest
+	epolls map[int]map[item]*interest
 	// droppable is set once such memory was mapped.
 	droppable bool
 }
