@@ -11,6 +11,7 @@ import (
 	"github.com/faultline-go/faultline/mem"
 	"github.com/faultline-go/faultline/pager/internal/evict"
 	"github.com/faultline-go/faultline/store"
+	"github.com/faultline-go/faultline/uffd/uapi"
 )
 
 // want is one page that is being brought in.
@@ -230,41 +231,36 @@ func (s *Space) refault(f fault) {
 		s.park(f, changing) // an event that is not read yet may tell where it went
 		return
 	}
+	// It may have been on its way out when we looked, and have come back since. The
+	// kernel poisons nothing that is there: so it is asked first, and believed; and with
+	// the lock, so that nobody takes the page away meanwhile. No thread is woken before
+	// the user is told.
+	r := mem.MakeRange(f.page.Addr(), mem.PageSize)
 	s.mu.Lock()
 	e = s.table.peek(f.page)
-	still := e != nil && e.state == resident && e.stamp == stamp && !s.inLimbo(f.page)
-	s.mu.Unlock()
-	if !still {
+	if e == nil || e.state != resident || e.stamp != stamp || s.inLimbo(f.page) {
+		s.mu.Unlock()
 		s.serveFault(f) // the evictor has taken it, while we looked
 		return
 	}
-	// It may have been on its way out when we looked, and have come back since. The
-	// kernel poisons nothing that is there: so it is asked first, and believed.
-	r := mem.MakeRange(f.page.Addr(), mem.PageSize)
-	switch _, errno := s.fd.Poison(r, 0); errno {
-	case 0:
-	case syscall.EEXIST, syscall.ENOENT:
-		s.wake(f.page)
-		return
-	case syscall.EAGAIN:
-		s.park(f, changing)
-		return
-	default:
-		s.must("UFFDIO_POISON", r, errno)
-		return
-	}
-	s.mu.Lock()
-	what := "unknown"
-	if e = s.table.peek(f.page); e != nil {
-		what = fmt.Sprintf("%v, tried %d times, flags %d", e.state, e.stuck, e.flags)
-		if e.state == resident {
-			s.vanish(e)
-			s.dropHint(e)
-			s.table.set(f.page, entry{state: poisoned})
-		}
+	stuck := e.stuck
+	_, errno := s.fd.Poison(r, uapi.UFFDIO_POISON_MODE_DONTWAKE)
+	if errno == 0 {
+		s.vanish(e)
+		s.dropHint(e)
+		s.table.set(f.page, entry{state: poisoned})
 	}
 	s.mu.Unlock()
-	s.lost(f.page, fmt.Errorf("it left memory, and not by our hand (for thread %d; %s)", f.tid, what))
+	switch errno {
+	case 0:
+		s.lost(f.page, fmt.Errorf("it left memory, and not by our hand (thread %d; tried %d times)", f.tid, stuck))
+	case syscall.EEXIST, syscall.ENOENT:
+		s.wake(f.page)
+	case syscall.EAGAIN:
+		s.park(f, changing)
+	default:
+		s.must("UFFDIO_POISON", r, errno)
+	}
 }
 
 func (s *Space) stateOf(pg mem.Page) state {
