@@ -113,10 +113,14 @@ func (as *space) expand(a mem.Addr, limit uint64) bool {
 		return true
 	}
 	start := a.Down()
-	if start < hintMin || uint64(v.end-start) > limit {
+	if start < hintMin {
 		return false
 	}
 	if prev := as.vmas.prev(v.start); prev != nil && prev.is(vmAccess) && start < prev.end+stackGap && prev.flags&vmGrowsDown == 0 {
+		return false
+	}
+	as.adopt(v) // whatever the access comes to
+	if uint64(v.end-start) > limit {
 		return false
 	}
 	v.off -= uint64(v.start - start)
