@@ -2,7 +2,7 @@
 
 //go:build linux && (amd64 || arm64)
 
-package workloadtest
+package usertest
 
 import (
 	"bytes"
