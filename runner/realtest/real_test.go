@@ -64,8 +64,8 @@ func TestPython(t *testing.T) {
 // programs, H14.
 func TestPythonProcesses(t *testing.T) {
 	runtest.Same(t, runtest.Program{
-		Args:  []string{runtest.Tool(t, "python3"), script(t, "processes.py"), strconv.Itoa(runtest.Smaller(800_000, 150_000)), strconv.Itoa(runtest.Smaller(8, 2))},
-		Limit: uint64(runtest.Smaller(24, 7)) * runtest.MiB, Stores: either("mem:"), Stderr: true,
+		Args:  []string{runtest.Tool(t, "python3"), script(t, "processes.py"), strconv.Itoa(runtest.Smaller(800_000, 170_000)), strconv.Itoa(runtest.Smaller(8, 2))},
+		Limit: uint64(runtest.Smaller(24, 6)) * runtest.MiB, Stores: either("mem:"), Stderr: true,
 	})
 }
 

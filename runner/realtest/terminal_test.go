@@ -258,6 +258,9 @@ func TestStopped(t *testing.T) {
 		Args:  []string{python, script(t, "lists.py"), "60000"},
 		Limit: 4 * runtest.MiB, Stores: []string{"mem:"}, Stderr: true, Group: true,
 		While: func(t *testing.T, r *runtest.Run) {
+			// SIGSTOP in the middle of a vfork(2) would leave the parent there, which
+			// does not stop then.
+			awaitProgram(t, r, python)
 			for i := range 30 {
 				if !stopJob(t, r.PID(), []syscall.Signal{unix.SIGTSTP, unix.SIGSTOP}[i%2]) {
 					return
@@ -289,6 +292,28 @@ func TestStoppedWhileStarting(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// awaitProgram returns when a process of the run has program as its own.
+func awaitProgram(t *testing.T, r *runtest.Run, program string) {
+	t.Helper()
+	program, err := filepath.EvalSymlinks(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(runtest.Patience); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		for _, pid := range r.Processes() {
+			if exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); exe == program {
+				return
+			}
+		}
+		select {
+		case <-r.Ended:
+			return
+		default:
+		}
+	}
+	t.Errorf("%s has not been started", program)
 }
 
 // stopJob stops a process group and continues it when its leader is stopped.
