@@ -3,6 +3,7 @@
 package conformance
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -30,18 +31,22 @@ type held struct {
 func (g *gate) reach(ph vkernel.Phase, th *vkernel.Thread, _ mem.Addr) {
 	g.mu.Lock()
 	var found *held
-	for i, h := range g.held {
-		if h.phase == ph && h.th == th {
-			found = h
-			g.held = append(g.held[:i], g.held[i+1:]...)
-			break
-		}
+	if i := slices.IndexFunc(g.held, func(h *held) bool { return h.phase == ph && h.th == th }); i >= 0 {
+		found = g.held[i]
+		g.held = slices.Delete(g.held, i, i+1)
 	}
 	g.mu.Unlock()
 	if found != nil {
 		close(found.at)
 		<-found.open
 	}
+}
+
+// forget gives up h, if nobody has come: it is not to stop a thread of another case.
+func (g *gate) forget(h *held) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held = slices.DeleteFunc(g.held, func(x *held) bool { return x == h })
 }
 
 // holdAt makes the thread stop at a phase, or with nil who reaches one that tells of no
@@ -55,7 +60,10 @@ func (c *C) holdAt(ph vkernel.Phase, t *Thread) *held {
 	g.mu.Lock()
 	g.held = append(g.held, h)
 	g.mu.Unlock()
-	c.atEnd = append(c.atEnd, h.goOn)
+	c.atEnd = append(c.atEnd, func() {
+		g.forget(h)
+		h.goOn()
+	})
 	return h
 }
 
