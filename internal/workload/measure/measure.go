@@ -115,7 +115,28 @@ func Faultline(ctx context.Context, dir string) (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build faultline: %w\n%s", err, bytes.TrimSpace(out))
 	}
-	return path, nil
+	return path, look(ctx)
+}
+
+// look asks after all sources of the command. A test that builds it does not link them,
+// and so go test would not know that its result is of these; but it remembers what files
+// of the module a test has asked after, and runs it again when one has changed.
+func look(ctx context.Context) error {
+	const files = `{{with .Module}}{{if .Main}}{{range $.GoFiles}}{{$.Dir}}/{{.}}
+{{end}}{{range $.SFiles}}{{$.Dir}}/{{.}}
+{{end}}{{range $.EmbedFiles}}{{$.Dir}}/{{.}}
+{{end}}{{end}}{{end}}`
+	cmd := exec.CommandContext(ctx, "go", "list", "-deps", "-f", files, faultlinePackage)
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("list the sources of faultline: %w", err)
+	}
+	for name := range strings.FieldsFuncSeq(string(out), func(c rune) bool { return c == '\n' }) {
+		if _, err := os.Stat(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Machine writes a line about where the numbers come from: kernel, processor
