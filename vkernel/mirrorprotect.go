@@ -73,7 +73,7 @@ func (t *pageTable) blank(a mem.Addr) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pages.Load() == nil
+	return s.blank()
 }
 
 // allowed returns what the process may do with a page of registered memory

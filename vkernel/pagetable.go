@@ -54,10 +54,35 @@ const (
 // slot is what is mapped in 2 MiB: 512 small pages, or one huge one.
 type slot struct {
 	mu sync.Mutex
-	// pages is nil while none is mapped or marked. It and its entries are
-	// changed with mu held, and so that vacant may look without.
+	// few has the entries until there are more than it has room for, and pages
+	// all of them from then on; both are nil while none is mapped or marked. few
+	// is protected by mu; pages and its entries are changed with mu held, and so
+	// that vacant may look without.
+	few   *fewPages
 	pages atomic.Pointer[[slotPages]pte]
 	huge  pte // protected by mu
+}
+
+// fewPages is the table of a slot of which little is used: a program that touches a page
+// here and there would have half a page of table for each.
+type fewPages struct {
+	entry [4]pte // zero is free
+	index [4]uint16
+}
+
+// find returns the place of entry i, or of a free one if there is none; -1 if there is
+// neither.
+func (f *fewPages) find(i int) int {
+	free := -1
+	for k, e := range f.entry {
+		switch {
+		case e == 0:
+			free = k
+		case int(f.index[k]) == i:
+			return k
+		}
+	}
+	return free
 }
 
 type directory [512]slot
@@ -126,32 +151,67 @@ func (t *pageTable) each(r mem.Range, fn func(s *slot, part mem.Range)) {
 
 // get returns the entry of a small page. Preconditions: s.mu is held.
 func (s *slot) get(i int) pte {
-	pages := s.pages.Load()
-	if pages == nil {
-		return 0
+	if pages := s.pages.Load(); pages != nil {
+		return pages[i]
 	}
-	return pages[i]
+	if s.few != nil {
+		if k := s.few.find(i); k >= 0 {
+			return s.few.entry[k] // zero, if it is a free one
+		}
+	}
+	return 0
 }
 
-// vacant reports whether small pages are mapped here, and nothing is known of
-// this one. The lock need not be held: who finds nothing either comes before a
+// vacant reports whether more than a few small pages are mapped here, and nothing is
+// known of this one. The lock need not be held: who finds nothing either comes before a
 // page does, or looks again.
 func (s *slot) vacant(i int) bool {
 	pages := s.pages.Load()
 	return pages != nil && atomic.LoadUint32((*uint32)(&pages[i])) == 0
 }
 
+// blank reports whether nothing is known of any small page. Preconditions: s.mu is held.
+func (s *slot) blank() bool { return s.few == nil && s.pages.Load() == nil }
+
 // set changes the entry of a small page. Preconditions: s.mu is held.
 func (s *slot) set(i int, e pte) {
 	pages := s.pages.Load()
 	if pages == nil {
-		if e == 0 {
+		if s.setOfFew(i, e) {
 			return
 		}
-		pages = new([slotPages]pte)
-		s.pages.Store(pages)
+		pages = s.spread()
 	}
 	atomic.StoreUint32((*uint32)(&pages[i]), uint32(e))
+}
+
+// setOfFew is set where there is no whole table, and reports whether there was room.
+func (s *slot) setOfFew(i int, e pte) bool {
+	if s.few == nil {
+		if e == 0 {
+			return true
+		}
+		s.few = new(fewPages)
+	}
+	k := s.few.find(i)
+	if k < 0 {
+		return e == 0
+	}
+	s.few.entry[k], s.few.index[k] = e, uint16(i)
+	return true
+}
+
+// spread gives the slot a whole table. It is not seen before the entries are in it.
+func (s *slot) spread() *[slotPages]pte {
+	pages := new([slotPages]pte)
+	for k, e := range s.few.entry {
+		if e != 0 { // the index of a free one is of a page that was there before
+			pages[s.few.index[k]] = e
+		}
+	}
+	s.few = nil
+	s.pages.Store(pages)
+	return pages
 }
 
 // update calls fn for every entry in r, empty ones only if all is set, and
@@ -160,7 +220,7 @@ func (t *pageTable) update(r mem.Range, fn func(a mem.Addr, e pte) pte) {
 	t.each(r, func(s *slot, part mem.Range) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.pages.Load() == nil {
+		if s.blank() {
 			return
 		}
 		for a := part.Start; a < part.End; a += mem.PageSize {
@@ -196,13 +256,12 @@ func (t *pageTable) zap(m *memory, r mem.Range, huge bool) {
 	t.each(r, func(s *slot, part mem.Range) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		pages := s.pages.Load()
-		if pages == nil {
+		if s.blank() {
 			return
 		}
 		out := putter{m: m}
 		for i, n := index(part.Start), part.Pages(); n > 0; i, n = i+1, n-1 {
-			e := pages[i]
+			e := s.get(i)
 			if e == 0 {
 				continue
 			}
@@ -213,6 +272,7 @@ func (t *pageTable) zap(m *memory, r mem.Range, huge bool) {
 		}
 		out.flush()
 		if part.Len() == 1<<slotShift {
+			s.few = nil
 			s.pages.Store(nil)
 		}
 	})
@@ -249,7 +309,7 @@ func (d *directory) empty() bool {
 	for i := range d {
 		s := &d[i]
 		s.mu.Lock()
-		used := s.pages.Load() != nil || s.huge != 0
+		used := !s.blank() || s.huge != 0
 		s.mu.Unlock()
 		if used {
 			return false

@@ -175,6 +175,15 @@ func memory() []row {
 		check("copy", errno)
 	}
 	perPage := (heap()-before)/pages - mem.PageSize
+	// The same of pages that are far from each other.
+	const apart = 2 << 20
+	far := m.area(th, pages*apart)
+	before = heap()
+	for a := far.Start; a < far.End; a += apart {
+		_, errno := m.d.Copy(a, page, 0)
+		check("copy", errno)
+	}
+	perFar := (heap()-before)/pages - mem.PageSize
 	before = heap()
 	const size = 64 << 40 >> 10 // 64 GiB
 	big, errno := th.Mmap(0, 1<<46, rw, vkernel.MapPrivate|vkernel.MapAnonymous|vkernel.MapNoReserve, -1, 0)
@@ -198,6 +207,7 @@ func memory() []row {
 	runtime.KeepAlive(m)
 	return []row{
 		{"memory a page beside its content", "≤ 16 bytes", fmt.Sprintf("%.1f bytes", perPage), perPage <= 16},
+		{"memory a page beside its content, one in 2 MiB", "", fmt.Sprintf("%.1f bytes", perFar), true},
 		{"memory a mapped and empty GiB, VMAs included", "≤ 64 bytes", fmt.Sprintf("%.2f bytes", perGiB), perGiB <= 64},
 		{"memory a GiB that had pages and dropped them", "≤ 64 bytes", fmt.Sprintf("%.2f bytes", perDropped), perDropped <= 64},
 	}
