@@ -22,7 +22,7 @@ import (
 // A row is one number of the report.
 type row struct {
 	what  string
-	goal  string
+	goal  string // empty if there is none
 	value string
 	ok    bool
 }
@@ -48,7 +48,10 @@ func main() {
 	missed := false
 	for _, r := range rows {
 		verdict := "reached"
-		if !r.ok {
+		switch {
+		case r.goal == "":
+			verdict = ""
+		case !r.ok:
 			verdict, missed = "missed", true
 		}
 		fmt.Printf("| %s | %s | %s | %s |\n", r.what, r.goal, r.value, verdict)

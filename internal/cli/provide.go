@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/faultline-go/faultline/internal/doctor"
+	"github.com/faultline-go/faultline/internal/place"
 	"github.com/faultline-go/faultline/provider"
 	"github.com/faultline-go/faultline/tracee"
 )
@@ -39,6 +40,7 @@ func provide(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	tune()
 	p, err := provider.Start(provider.Options{
 		Path: path, Argv: args, Env: os.Environ(),
 		Log: slog.New(&lineHandler{w: cmd.ErrOrStderr()}),
@@ -46,6 +48,7 @@ func provide(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return provideError(startError(args[0], err))
 	}
+	place.Quiet() // tune has made places enough
 	status, err := p.Wait()
 	if err != nil {
 		return provideError(fmt.Errorf("%s: %w", args[0], err))
