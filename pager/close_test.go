@@ -48,9 +48,9 @@ func TestClosingIsNoVictim(t *testing.T) {
 		r.fill(k, 0, 100, 1)
 		settled()
 		s.closing.Store(true)
-		ev := &evictor{p: r.p, size: 50, groups: make(map[*Space]*batch)}
-		if ev.choose(); len(ev.groups) != 0 {
-			t.Errorf("%d pages of a closing space were chosen", len(ev.groups[s].victims))
+		ev := &evictor{p: r.p, size: 50, victims: make(map[*Space][]victim)}
+		if ev.choose(); len(ev.victims) != 0 {
+			t.Errorf("%d pages of a closing space were chosen", len(ev.victims[s]))
 		}
 		if n := r.p.queue.Len(); n != 0 {
 			t.Errorf("%d pages are still in the queue", n)

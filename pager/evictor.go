@@ -24,23 +24,23 @@ const (
 	// patientFor is how long the bound holds while a mover is being made, or a
 	// fork is under way.
 	patientFor = 2 * time.Second
-	// maxSpare is the number of batches that are kept to be used again. With
-	// more spaces than that each has few pages in a round.
-	maxSpare = 2
 )
 
 // evictor is the state of the one evicting thread.
 type evictor struct {
-	p      *Pager
-	groups map[*Space]*batch
-	spare  []*batch
-	busy   map[*Space][]victim // to be tried again, having been unshared
-	failed time.Duration       // present backoff
-	until  time.Time           // its end
-	probe  []byte              // a page that does not compress
-	tried  int                 // victims in a row that could not leave
-	size   int                 // pages of the next batch
-	since  time.Time           // movers are waited for since then; zero if not
+	p *Pager
+	// victims of the round by space, and the batch of the space whose turn it is.
+	// There is one: were its buffers made anew for each of many spaces, the collector
+	// would do nothing else.
+	victims map[*Space][]victim
+	batch   batch
+	busy    map[*Space][]victim // to be tried again, having been unshared
+	failed  time.Duration       // present backoff
+	until   time.Time           // its end
+	probe   []byte              // a page that does not compress
+	tried   int                 // victims in a row that could not leave
+	size    int                 // pages of the next batch
+	since   time.Time           // movers are waited for since then; zero if not
 	// scattered says that the latest round's pages were.
 	scattered bool
 	turns     int  // processor of a server that takes turns, if others keep off it, or -1
@@ -58,7 +58,7 @@ func (p *Pager) evictLoop() {
 		th.Close()
 		runtime.UnlockOSThread()
 	}()
-	ev := &evictor{p: p, size: p.batch, turns: -1, groups: make(map[*Space]*batch), busy: make(map[*Space][]victim)}
+	ev := &evictor{p: p, size: p.batch, turns: -1, victims: make(map[*Space][]victim), busy: make(map[*Space][]victim)}
 	var due time.Time // of the next look if nobody kicks; zero for never
 	for {
 		d := time.Duration(-1)
@@ -161,9 +161,14 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 	ev.choose()
 	left, freed, seen, runs := 0, 0, 0, 0
 	waiting, later := false, false
-	for s, b := range ev.groups {
-		seen += len(b.victims)
-		b.runs, b.freed = b.runs[:0], 0
+	b := &ev.batch
+	for s, victims := range ev.victims {
+		if len(victims) == 0 {
+			delete(ev.victims, s) // it had none in the latest round either
+			continue
+		}
+		seen += len(victims)
+		b.victims, b.runs, b.freed = victims, b.runs[:0], 0
 		n, busy, no := p.evictSpace(s, b)
 		left += n
 		freed += b.freed
@@ -175,10 +180,7 @@ func (ev *evictor) round() (again bool, pause time.Duration) {
 		if no || len(busy) > 0 && !ev.unshare(s, busy) {
 			later = true // a fork is under way
 		}
-		delete(ev.groups, s)
-		if len(ev.spare) < maxSpare {
-			ev.spare = append(ev.spare, b)
-		}
+		ev.victims[s] = victims[:0]
 	}
 	ev.size, ev.scattered = p.batch, seen < scattered*runs
 	if ev.scattered {
@@ -262,8 +264,7 @@ func (ev *evictor) choose() {
 	p := ev.p
 	n := 0
 	for s, victims := range ev.busy {
-		b := ev.group(s)
-		b.victims = append(b.victims, victims...)
+		ev.victims[s] = append(ev.victims[s], victims...)
 		n += len(victims)
 		delete(ev.busy, s)
 	}
@@ -280,25 +281,9 @@ func (ev *evictor) choose() {
 		if s.closing.Load() {
 			continue // Close forgets it
 		}
-		b := ev.group(s)
-		b.victims = append(b.victims, victim{k.Page, stamp})
+		ev.victims[s] = append(ev.victims[s], victim{k.Page, stamp})
 		n++
 	}
-}
-
-func (ev *evictor) group(s *Space) *batch {
-	if b := ev.groups[s]; b != nil {
-		return b
-	}
-	var b *batch
-	if n := len(ev.spare); n > 0 {
-		b, ev.spare = ev.spare[n-1], ev.spare[:n-1]
-		b.victims = b.victims[:0]
-	} else {
-		b = new(batch)
-	}
-	ev.groups[s] = b
-	return b
 }
 
 // unshare makes pages the space's own which it may share with a forked

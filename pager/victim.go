@@ -3,6 +3,7 @@
 package pager
 
 import (
+	"math/bits"
 	"sort"
 	"sync/atomic"
 
@@ -51,6 +52,7 @@ func (b *batch) fit() {
 	if n <= len(b.refs) {
 		return
 	}
+	n = 1 << bits.Len(uint(n-1)) // the next batch may be a little larger
 	b.moved = make([]bool, n)
 	b.buf = make([]byte, n*mem.PageSize)
 	b.refs, b.stored = make([]store.Ref, n), make([]store.Ref, n)

@@ -49,7 +49,6 @@ func (r *Run) watch() {
 	urgent := place.Urgent()
 	defer urgent()
 	defer r.sizes.Close()
-	var rescanned time.Time
 	for next := minLook; ; {
 		// Not a timer: the runtime's are run by threads of normal priority.
 		// An error can only mean that it did not wait for so long.
@@ -62,9 +61,21 @@ func (r *Run) watch() {
 		default:
 		}
 		next = r.look()
-		if time.Since(rescanned) > rescanTime {
+	}
+}
+
+// rescans looks for memory that has come to be unseen until the tree has ended. It is not
+// for watch to do: whoever makes as much garbage may have to help the collector, and that
+// waits, awake, for threads that a thread before all others does not let run.
+func (r *Run) rescans() {
+	tick := time.NewTicker(rescanTime)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.quit:
+			return
+		case <-tick.C:
 			r.rescanAll()
-			rescanned = time.Now()
 		}
 	}
 }
@@ -73,6 +84,13 @@ func (r *Run) watch() {
 type untouched struct {
 	space *tracee.Space
 	anon  uint64
+}
+
+// probe is a space that is about to be measured.
+type probe struct {
+	space      *tracee.Space
+	engagement *engagement
+	refused    time.Time
 }
 
 // look measures the tree, engages what has to be, and returns when to look
@@ -113,28 +131,24 @@ func (r *Run) look() time.Duration {
 	return next
 }
 
-// measure returns the spaces that are not engaged, and the resident bytes of
-// the tree that nobody bounds.
+// measure returns the spaces that are not engaged, good until the next call, and the
+// resident bytes of the tree that nobody bounds.
 func (r *Run) measure() (list []untouched, other uint64) {
 	r.mu.Lock()
-	type probe struct {
-		sp      *tracee.Space
-		e       *engagement
-		refused time.Time
-	}
-	probes := make([]probe, 0, len(r.spaces))
+	probes := r.probes[:0]
 	for sp, s := range r.spaces {
 		probes = append(probes, probe{sp, s.engagement, s.refused})
 	}
 	r.mu.Unlock()
+	list = r.measured[:0]
 	var engagedAnon uint64
 	for _, p := range probes {
-		u, err := r.sizes.Resident(p.sp.Pid())
+		u, err := r.sizes.Resident(p.space.Pid())
 		if err != nil {
 			continue // it has ended
 		}
 		other += u.File
-		if p.e != nil {
+		if p.engagement != nil {
 			engagedAnon += u.Anon
 			continue
 		}
@@ -142,8 +156,10 @@ func (r *Run) measure() (list []untouched, other uint64) {
 			other += u.Anon
 			continue
 		}
-		list = append(list, untouched{p.sp, u.Anon})
+		list = append(list, untouched{p.space, u.Anon})
 	}
+	clear(probes) // they may be gone by the next time
+	r.probes, r.measured = probes, list
 	// What the kernel counts beyond what the pager knows: stacks, changed
 	// data of files, pages shared with a parent until their grace is over.
 	other += engagedAnon - min(engagedAnon, r.pager.Resident())

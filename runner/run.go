@@ -71,8 +71,11 @@ type Run struct {
 	kick    *sys.Event // makes the monitor look at once
 	quit    chan struct{}
 	monitor sync.WaitGroup
-	sizes   procmem.Sizes // of the processes
-	failure atomic.Pointer[error]
+	// The monitor's own, kept so that it makes no garbage: see rescans.
+	probes   []probe
+	measured []untouched
+	sizes    procmem.Sizes // of the processes
+	failure  atomic.Pointer[error]
 
 	other     atomic.Uint64 // bytes bounded by nobody, as last seen
 	otherPeak atomic.Uint64
@@ -133,6 +136,7 @@ func Start(o Options) (*Run, error) {
 	r.unrelay = t.Relay()
 	t.Continue()
 	r.monitor.Go(r.watch)
+	r.monitor.Go(r.rescans)
 	return r, nil
 }
 
