@@ -30,29 +30,40 @@ func (s *Space) FindResident(r mem.Range, freed bool) error {
 }
 
 func (s *Space) findResident(r mem.Range, f flags) error {
-	// Mostly there is nothing, and nobody needs to be asked.
-	var found mem.Range
-	err := s.cfg.Present(r, func(p mem.Range) {
-		if found.Empty() {
-			found.Start = p.Start
-		}
-		found.End = p.End
-	})
-	for err == nil && !found.Empty() {
-		// In steps, because faults wait for each.
-		step := found
-		step.End = min(found.End, found.Start+findStep)
+	steps, err := stepsOf(r, s.cfg.Present)
+	if err != nil {
+		return err
+	}
+	for _, step := range steps {
 		gone := s.drained(func() {
 			s.setNews(&regions{})
 			err = s.cfg.Present(step, func(p mem.Range) { s.markResident(p, f) })
 			s.setNews(nil)
 		})
-		if gone != nil {
-			return gone
+		if err = cmp.Or(gone, err); err != nil {
+			break
 		}
-		found.Start = step.End
 	}
 	return err
+}
+
+// stepsOf asks look what there is in r, and returns ranges in which all of that is, each
+// no larger than what the serving thread may look at while faults wait. Mostly there is
+// nothing, and that thread need not be asked; or little, in reservations of a TiB.
+func stepsOf(r mem.Range, look func(mem.Range, func(mem.Range)) error) (steps []mem.Range, err error) {
+	err = look(r, func(p mem.Range) {
+		for !p.Empty() {
+			n := len(steps) - 1
+			if n < 0 || p.Start < steps[n].Start || p.Start >= steps[n].Start+findStep {
+				steps = append(steps, mem.Range{Start: p.Start, End: p.Start})
+				n++
+			}
+			end := min(p.End, steps[n].Start+findStep)
+			steps[n].End = max(steps[n].End, end)
+			p.Start = end
+		}
+	})
+	return steps, err
 }
 
 // findStep is the number of bytes in which the serving thread looks for
@@ -98,20 +109,22 @@ func (s *Space) markSome(r mem.Range, f flags) {
 	s.p.addResident(n)
 }
 
-// FindGuards is Guard for what [SpaceConfig.Guards] says of r.
+// FindGuards is Guard for what [SpaceConfig.Guards] says of r. One that is set meanwhile
+// has to be told by Guard.
 func (s *Space) FindGuards(r mem.Range) error {
-	for err := error(nil); !r.Empty(); {
-		step := r // as FindResident
-		step.End = min(r.End, r.Start+findStep)
+	steps, err := stepsOf(r, s.cfg.Guards)
+	if err != nil {
+		return err
+	}
+	for _, step := range steps {
 		gone := s.drained(func() {
 			// Here, where nothing can be brought in meanwhile: what is a guard now
 			// has no content.
 			err = s.cfg.Guards(step, s.guard)
 		})
 		if err = cmp.Or(gone, err); err != nil {
-			return err
+			break
 		}
-		r.Start = step.End
 	}
-	return nil
+	return err
 }
