@@ -5,10 +5,12 @@ package procmem
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/faultline-go/faultline/mem"
 )
@@ -48,17 +50,40 @@ func (v VMA) Anonymous() bool {
 // put together page by page while the process runs: it can miss or repeat
 // what changes meanwhile.
 func Maps(pid int) ([]VMA, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", Task(pid)))
+	b, err := readWhole(fmt.Sprintf("/proc/%d/maps", Task(pid)))
 	if err != nil {
 		return nil, err
 	}
-	return parseMaps(b)
+	defer buffers.Put(b)
+	return parseMaps(b.Bytes())
+}
+
+// buffers are for files whose size is not known before they are read, which os.ReadFile
+// makes several slices for.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// readWhole reads a file into one of buffers, to be put back.
+func readWhole(path string) (*bytes.Buffer, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := buffers.Get().(*bytes.Buffer)
+	b.Reset()
+	if _, err := b.ReadFrom(f); err != nil {
+		buffers.Put(b)
+		return nil, err
+	}
+	return b, nil
 }
 
 func parseMaps(b []byte) ([]VMA, error) {
 	vmas := make([]VMA, 0, bytes.Count(b, []byte{'\n'}))
-	for line := range bytes.Lines(b) {
-		v, err := parseVMA(string(bytes.TrimSuffix(line, []byte{'\n'})))
+	// One string for all: the lists of a large process are some thousand lines, and are
+	// read twice a second.
+	for line := range strings.Lines(string(b)) {
+		v, err := parseVMA(strings.TrimSuffix(line, "\n"))
 		if err != nil {
 			return nil, fmt.Errorf("maps line %q: %w", line, err)
 		}
@@ -69,8 +94,16 @@ func parseMaps(b []byte) ([]VMA, error) {
 
 func parseVMA(line string) (v VMA, err error) {
 	// address perms offset dev inode name; the name may hold spaces.
-	f := strings.SplitN(line, " ", 6)
-	if len(f) < 5 || len(f[1]) != 4 {
+	var f [6]string
+	more := true
+	for i := range f[:5] {
+		if !more {
+			return v, fmt.Errorf("not of the form of a mapping")
+		}
+		f[i], line, more = strings.Cut(line, " ")
+	}
+	f[5] = line
+	if len(f[1]) != 4 {
 		return v, fmt.Errorf("not of the form of a mapping")
 	}
 	from, to, ok := strings.Cut(f[0], "-")
@@ -81,10 +114,8 @@ func parseVMA(line string) (v VMA, err error) {
 	major, minor, _ := strings.Cut(f[3], ":")
 	maj, err5 := strconv.ParseUint(major, 16, 32)
 	mnr, err6 := strconv.ParseUint(minor, 16, 32)
-	for _, e := range []error{err1, err2, err3, err4, err5, err6} {
-		if e != nil {
-			return v, e
-		}
+	if err := cmp.Or(err1, err2, err3, err4, err5, err6); err != nil {
+		return v, err
 	}
 	if !ok || end <= start {
 		return v, fmt.Errorf("not a range of addresses")
@@ -94,9 +125,7 @@ func parseVMA(line string) (v VMA, err error) {
 		Read:  f[1][0] == 'r', Write: f[1][1] == 'w', Exec: f[1][2] == 'x', Shared: f[1][3] == 's',
 		Offset: offset, Dev: maj<<32 | mnr, Inode: inode,
 	}
-	if len(f) == 6 {
-		v.Name = strings.TrimLeft(f[5], " ")
-	}
+	v.Name = strings.TrimLeft(f[5], " ")
 	return v, nil
 }
 
