@@ -173,12 +173,3 @@ func (t *task) unhandle(sig syscall.Signal) {
 		return err
 	})
 }
-
-// at returns the permissions of a, as they were set last.
-func (p *protections) at(a mem.Addr) uint8 {
-	c := p.chunks[a>>chunkShift]
-	if c == nil {
-		return unknown
-	}
-	return c.get(a)
-}

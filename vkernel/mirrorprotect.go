@@ -38,12 +38,11 @@ func (p *Process) Protection(r mem.Range, fn func(part mem.Range, prot int)) {
 			return true
 		}
 		for a := part.Start; a < part.End; {
-			next := min((a>>slotShift+1)<<slotShift, part.End)
-			if as.pt.blank(a) {
+			if next := as.pt.used(mem.Range{Start: a, End: part.End}); next > a {
 				emit(v, mem.Range{Start: a, End: next}, v.allowed(0))
 				a = next
 			}
-			for ; a < next; a += mem.PageSize {
+			for next := min((a>>slotShift+1)<<slotShift, part.End); a < next; a += mem.PageSize {
 				emit(v, mem.MakeRange(a, mem.PageSize), v.allowed(as.pt.entry(a)))
 			}
 		}
@@ -65,15 +64,30 @@ func (t *pageTable) entry(a mem.Addr) pte {
 	return s.get(index(a))
 }
 
-// blank reports whether the slot of a has no pages.
-func (t *pageTable) blank(a mem.Addr) bool {
-	s := t.slot(a, false)
-	if s == nil {
-		return true
+// used returns where in r the first slot begins that has pages, or the end of r. It does
+// not look at each slot of memory that has none.
+func (t *pageTable) used(r mem.Range) mem.Addr {
+	for a := r.Start; a < r.End; {
+		up := t.top[a>>topShift].Load()
+		if up == nil {
+			a = (a>>topShift + 1) << topShift
+			continue
+		}
+		dir := up[a>>dirShift&511].Load()
+		if dir == nil {
+			a = (a>>dirShift + 1) << dirShift
+			continue
+		}
+		s := &dir[a>>slotShift&511]
+		s.mu.Lock()
+		blank := s.blank()
+		s.mu.Unlock()
+		if !blank {
+			return a
+		}
+		a = (a>>slotShift + 1) << slotShift
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.blank()
+	return r.End
 }
 
 // allowed returns what the process may do with a page of registered memory

@@ -47,3 +47,27 @@ func TestSlotKeepsEntries(t *testing.T) {
 		}
 	}
 }
+
+// TestUsedPassesOver: slots that have no pages are passed over, and none that has.
+func TestUsedPassesOver(t *testing.T) {
+	var m memory
+	m.init()
+	var table pageTable
+	all := mem.Range{Start: 5 * mem.PageSize, End: 3 << topShift}
+	if got := table.used(all); got != all.End {
+		t.Errorf("an empty table is used at %v", got)
+	}
+	at := mem.Addr(2)<<topShift + 7<<dirShift + 9<<slotShift
+	table.slot(at-1, true) // has a directory, and nothing else
+	table.slot(at, true).set(3, ptePoison)
+	for _, c := range []struct{ start, end, want mem.Addr }{
+		{all.Start, all.End, at},
+		{all.Start, at, at},
+		{at + 20*mem.PageSize, all.End, at + 20*mem.PageSize}, // in its middle
+		{at + 1<<slotShift, all.End, all.End},
+	} {
+		if got := table.used(mem.Range{Start: c.start, End: c.end}); got != c.want {
+			t.Errorf("from %v: %v, want %v", c.start, got, c.want)
+		}
+	}
+}
