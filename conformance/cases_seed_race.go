@@ -38,6 +38,22 @@ var seedRaceCases = []Case{
 		closing.Value(0)
 		p.Sees(r.Start, 0) // nobody's memory now
 	}),
+	seedCase("unregistered-before-its-fault", []string{"A.11.1"}, func(c *C, p *Proc) {
+		// It was registered when the access failed, and is nobody's when the fault
+		// is looked at: it gets an ordinary page, and no SIGBUS.
+		u := p.UFFD(0)
+		r := p.Map(2)
+		u.Watch(r.Range, missing)
+		th := p.NewThread()
+		h := c.holdAt(vkernel.PhaseFault, th)
+		t := th.Load(r.Start)
+		h.stopped()
+		u.Unregister(r.Range).Err(OK)
+		h.goOn()
+		t.Value(0)
+		p.Puts(r.At(1), 'x')
+		u.seedQuiet()
+	}),
 	seedCase("number-comes-last", []string{"A.14.7"}, func(c *C, p *Proc) {
 		fd := p.Do(Dup, p.NewUFFD(0).fd) // what is free next
 		p.Do(Close, fd)

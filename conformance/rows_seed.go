@@ -57,7 +57,7 @@ var seedRows = []Row{
 	{ID: "A.10.1", Text: "poll: POLLERR before the handshake"},
 	{ID: "A.10.2", Text: "poll: readable while a fault is unread"},
 	{ID: "A.10.3", Text: "poll: does not need O_NONBLOCK"},
-	{ID: "A.11.1", Text: "a fault of memory without a descriptor is SIGBUS", Why: "there is no such fault: the path is not entered"},
+	{ID: "A.11.1", Text: "a fault of memory without a descriptor does not get as far as to be SIGBUS"},
 	{ID: "A.11.2", Text: "a fault that finds the descriptor closed is SIGBUS"},
 	{ID: "A.11.3", Text: "a fault that cannot wait fails"},
 	{ID: "A.11.4", Text: "a fault that may not wait at all is tried again at once", Why: "only guests of a hypervisor fault so, and vkernel has none"},
