@@ -100,7 +100,31 @@ func (v *victim) read(out *os.File) {
 
 // expect waits for the next line of the program that begins with prefix, and
 // returns the number behind that. It fails the test if none comes.
-func (v *victim) expect(t *testing.T, prefix string) int {
+func (v *victim) expect(t *testing.T, prefix string) (n int) {
+	t.Helper()
+	what := fmt.Sprintf("a line %q", prefix)
+	v.await(t, what, func() bool {
+		for ; v.next < len(v.lines); v.next++ {
+			if rest, ok := strings.CutPrefix(v.lines[v.next], prefix+" "); ok {
+				v.next++
+				var err error
+				if n, err = strconv.Atoi(rest); err != nil {
+					t.Fatal(err)
+				}
+				return true
+			}
+		}
+		if v.eof {
+			v.missed(t, what)
+		}
+		return false
+	})
+	return n
+}
+
+// await returns when come does, which is called with v.mu held and again with each line of
+// the program and at its end. It fails the test if that takes too long.
+func (v *victim) await(t *testing.T, what string, come func() bool) {
 	t.Helper()
 	late := false
 	timer := time.AfterFunc(endurance, func() {
@@ -112,23 +136,19 @@ func (v *victim) expect(t *testing.T, prefix string) int {
 	defer timer.Stop()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for {
-		for ; v.next < len(v.lines); v.next++ {
-			if rest, ok := strings.CutPrefix(v.lines[v.next], prefix+" "); ok {
-				v.next++
-				n, err := strconv.Atoi(rest)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return n
-			}
-		}
-		if v.eof || late {
-			t.Fatalf("%q did not come; lines %q, stderr:\n%s\n%s",
-				prefix, v.lines[max(0, len(v.lines)-20):], runtest.Tail(runtest.Contents(t, v.stderr)), v.PostMortem())
+	for !come() {
+		if late {
+			v.missed(t, what)
 		}
 		v.more.Wait()
 	}
+}
+
+// missed fails the test for what the program did not do. Preconditions: v.mu is held.
+func (v *victim) missed(t *testing.T, what string) {
+	t.Helper()
+	t.Fatalf("%s did not come; lines %q, stderr:\n%s\n%s",
+		what, v.lines[max(0, len(v.lines)-20):], runtest.Tail(runtest.Contents(t, v.stderr)), v.PostMortem())
 }
 
 // numbers returns what stands behind prefix in the lines of the program.

@@ -46,21 +46,13 @@ func (v *victim) passes(t *testing.T, n int) {
 // without.
 func (v *victim) suffers(t *testing.T, n int) {
 	t.Helper()
-	late := false
-	timer := time.AfterFunc(endurance, func() {
-		v.mu.Lock()
-		late = true
-		v.mu.Unlock()
-		v.more.Broadcast()
-	})
-	defer timer.Stop()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for seen := v.count("ok"); !v.eof && v.count("ok") < seen+n; v.more.Wait() {
-		if late {
-			t.Fatalf("neither a pass nor its end has come; lines %q\n%s", v.lines[max(0, len(v.lines)-20):], v.PostMortem())
+	seen := -1
+	v.await(t, "a pass, or its end,", func() bool {
+		if seen < 0 {
+			seen = v.count("ok")
 		}
-	}
+		return v.eof || v.count("ok") >= seen+n
+	})
 }
 
 // count returns how many lines begin with prefix. Preconditions: v.mu is held.

@@ -140,6 +140,7 @@ func (r *Run) measure() (list []untouched, other uint64) {
 		probes = append(probes, probe{sp, s.engagement, s.refused})
 	}
 	r.mu.Unlock()
+	clear(r.measured) // as the probes are: a space may be gone by now
 	list = r.measured[:0]
 	var engagedAnon uint64
 	for _, p := range probes {
@@ -158,7 +159,7 @@ func (r *Run) measure() (list []untouched, other uint64) {
 		}
 		list = append(list, untouched{p.space, u.Anon})
 	}
-	clear(probes) // they may be gone by the next time
+	clear(probes)
 	r.probes, r.measured = probes, list
 	// What the kernel counts beyond what the pager knows: stacks, changed
 	// data of files, pages shared with a parent until their grace is over.

@@ -67,27 +67,16 @@ func (t *pageTable) entry(a mem.Addr) pte {
 // used returns where in r the first slot begins that has pages, or the end of r. It does
 // not look at each slot of memory that has none.
 func (t *pageTable) used(r mem.Range) mem.Addr {
-	for a := r.Start; a < r.End; {
-		up := t.top[a>>topShift].Load()
-		if up == nil {
-			a = (a>>topShift + 1) << topShift
-			continue
-		}
-		dir := up[a>>dirShift&511].Load()
-		if dir == nil {
-			a = (a>>dirShift + 1) << dirShift
-			continue
-		}
-		s := &dir[a>>slotShift&511]
+	at := r.End
+	t.while(r, func(s *slot, part mem.Range) bool {
 		s.mu.Lock()
-		blank := s.blank()
-		s.mu.Unlock()
-		if !blank {
-			return a
+		defer s.mu.Unlock()
+		if !s.blank() {
+			at = part.Start
 		}
-		a = (a>>slotShift + 1) << slotShift
-	}
-	return r.End
+		return s.blank()
+	})
+	return at
 }
 
 // allowed returns what the process may do with a page of registered memory

@@ -132,6 +132,14 @@ func index(a mem.Addr) int { return int(a >> mem.PageShift & (slotPages - 1)) }
 // with the part of r in it. It passes over what is empty at no cost that
 // depends on its size, but for 512 GiB a step.
 func (t *pageTable) each(r mem.Range, fn func(s *slot, part mem.Range)) {
+	t.while(r, func(s *slot, part mem.Range) bool {
+		fn(s, part)
+		return true
+	})
+}
+
+// while is each that ends when fn returns false.
+func (t *pageTable) while(r mem.Range, fn func(s *slot, part mem.Range) (more bool)) {
 	for a := r.Start; a < r.End; {
 		up := t.top[a>>topShift].Load()
 		if up == nil {
@@ -144,7 +152,9 @@ func (t *pageTable) each(r mem.Range, fn func(s *slot, part mem.Range)) {
 			continue
 		}
 		next := (a>>slotShift + 1) << slotShift
-		fn(&dir[a>>slotShift&511], mem.Range{Start: a, End: min(next, r.End)})
+		if !fn(&dir[a>>slotShift&511], mem.Range{Start: a, End: min(next, r.End)}) {
+			return
+		}
 		a = next
 	}
 }

@@ -40,7 +40,7 @@ func provide(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	tune()
+	makePlaces()
 	p, err := provider.Start(provider.Options{
 		Path: path, Argv: args, Env: os.Environ(),
 		Log: slog.New(&lineHandler{w: cmd.ErrOrStderr()}),
@@ -48,7 +48,7 @@ func provide(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return provideError(startError(args[0], err))
 	}
-	place.Quiet() // tune has made places enough
+	place.Quiet() // there are places enough
 	status, err := p.Wait()
 	if err != nil {
 		return provideError(fmt.Errorf("%s: %w", args[0], err))

@@ -205,14 +205,17 @@ func (o *runOptions) supervise(cmd *cobra.Command, st store.Store, limit uint64,
 	return status, r.Stats(), err
 }
 
-// tune fits Go's runtime to serving faults. A serving thread keeps its place
-// in the scheduler while it is in a short system call, and even while the
-// kernel lets it wait for a processor; the others need places of their own.
-// What is allocated is little, so the collector can wait.
+// tune fits Go's runtime to serving faults. What is allocated is little, so the
+// collector can wait.
 func tune() {
-	runtime.GOMAXPROCS(runtime.NumCPU() + 6)
+	makePlaces()
 	debug.SetGCPercent(400)
 }
+
+// makePlaces gives Go's scheduler more places than there are threads in long system
+// calls. A serving thread keeps its place while it is in a short one, and even while the
+// kernel lets it wait for a processor; the others need places of their own.
+func makePlaces() { runtime.GOMAXPROCS(runtime.NumCPU() + 6) }
 
 const (
 	// ownMemory is what Go's runtime may use by itself, its buffers included,
